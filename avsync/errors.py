@@ -1,0 +1,50 @@
+"""Errors. Every failure a caller can cause or meet is an :class:`AVSyncError`.
+
+Each child also inherits from the builtin a Python programmer would expect, so that
+``except FileNotFoundError`` works as well as ``except AVSyncError``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AVSyncError",
+    "DependencyMissingError",
+    "InvalidOptionError",
+    "MediaNotFoundError",
+    "MediaReadError",
+    "ModelCorruptError",
+    "ModelNotFoundError",
+    "ProviderUnavailableError",
+]
+
+
+class AVSyncError(Exception):
+    """Base of all errors of this package. The message names the file, the fault and the remedy."""
+
+
+class MediaNotFoundError(AVSyncError, FileNotFoundError):
+    """The path does not exist, or is a folder where a file is needed."""
+
+
+class MediaReadError(AVSyncError, ValueError):
+    """The file is not media, or nothing in it can be decoded."""
+
+
+class ModelNotFoundError(AVSyncError, FileNotFoundError):
+    """A model folder or one of its files is missing."""
+
+
+class ModelCorruptError(AVSyncError, ValueError):
+    """A model file does not match its SHA-256, or its description cannot be understood."""
+
+
+class ProviderUnavailableError(AVSyncError, RuntimeError):
+    """An execution provider was asked for by name and cannot be used here."""
+
+
+class DependencyMissingError(AVSyncError, ImportError):
+    """An optional dependency (ONNX Runtime, torch) is not installed; the message says which extra brings it."""
+
+
+class InvalidOptionError(AVSyncError, ValueError):
+    """An option has a value that makes no sense."""

@@ -1,0 +1,503 @@
+"""One clock: frames and samples of any media file, placed in seconds by their own time stamps.
+
+Everything here is in seconds on the container's clock (``pts * time_base`` after ffmpeg has
+applied edit lists and codec delay). Nothing is re-based, nothing is counted, nothing is
+re-encoded: a file whose picture starts at 1.4 s yields a first frame at 1.4 s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from avsync.errors import InvalidOptionError, MediaNotFoundError, MediaReadError
+
+__all__ = [
+    "AudioInfo",
+    "AudioPiece",
+    "DecodeStats",
+    "Frame",
+    "GridFrame",
+    "MediaInfo",
+    "VideoInfo",
+    "iter_audio",
+    "iter_frames",
+    "iter_grid_frames",
+    "probe",
+    "read_audio",
+]
+
+GRID_HZ = 25.0
+SAMPLE_RATE = 16_000
+#: Audio time stamps may wander this far (s) from the sample count before they count as a gap.
+#: Matroska rounds to 1 ms and some muxers to a codec frame's fraction; lips notice 20 ms.
+JITTER_S = 0.012
+#: A jump in time stamps beyond this (s) is a broken time stamp, not a gap worth filling.
+MAX_GAP_S = 6 * 3600.0
+
+FloatArray = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """A video stream. ``rotation`` is in degrees counter-clockwise, as the display matrix says."""
+
+    index: int
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    start_s: float
+    attached_picture: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """An audio stream; ``position`` counts audio streams only (what ``--audio-stream`` takes)."""
+
+    index: int
+    position: int
+    codec: str
+    sample_rate: int
+    channels: int
+    start_s: float
+    language: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a container declares. Times in seconds on its clock; ``duration_s`` may be unknown."""
+
+    path: str
+    container: str
+    start_s: float
+    duration_s: float | None
+    video: tuple[VideoInfo, ...]
+    audio: tuple[AudioInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture: ``image`` (H, W, 3) uint8 RGB, upright, shown from ``pts_seconds`` on."""
+
+    pts_seconds: float
+    duration_seconds: float
+    image: ImageArray
+
+
+@dataclass(frozen=True, slots=True)
+class GridFrame:
+    """The picture nearest to grid time ``time_s = tick / rate``; its own stamp is ``pts_seconds``."""
+
+    tick: int
+    time_s: float
+    pts_seconds: float
+    image: ImageArray
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPiece:
+    """Mono float32 samples in -1..1; sample ``i`` sounds at ``start_s + i / sample_rate``."""
+
+    start_s: float
+    sample_rate: int
+    samples: FloatArray
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + len(self.samples) / self.sample_rate
+
+
+@dataclass(slots=True)
+class DecodeStats:
+    """What decoding met on the way; ``warnings`` are sentences fit for a person."""
+
+    warnings: list[str] = field(default_factory=list)
+    video_end_s: float | None = None
+    audio_end_s: float | None = None
+    bad_packets: int = 0
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    name = str(path)
+    if "://" not in name:
+        file = Path(name)
+        if not file.exists():
+            raise MediaNotFoundError(f"{name}: no such file")
+        if file.is_dir():
+            raise MediaNotFoundError(f"{name}: is a folder; give a media file")
+        if file.stat().st_size == 0:
+            raise MediaReadError(f"{name}: the file is empty")
+    try:
+        container = av.open(name, metadata_errors="ignore")
+    except (av.FFmpegError, ValueError) as err:
+        raise MediaReadError(
+            f"{name}: not a media file that can be read ({_reason(err)}); check it with ffprobe"
+        ) from err
+    with container:
+        yield container
+
+
+def _reason(err: BaseException) -> str:
+    text = getattr(err, "strerror", None) or str(err)
+    return text.split(":")[0].strip().lower() or type(err).__name__
+
+
+def _seconds(pts: int | None, time_base: Fraction | None) -> float | None:
+    return None if pts is None or time_base is None else float(pts * time_base)
+
+
+def _is_attached(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def probe(path: str | Path) -> MediaInfo:
+    """Read what the container declares, decoding nothing.
+
+    Raises:
+        MediaNotFoundError: no such file. MediaReadError: not media.
+    """
+    with _opened(path) as container:
+        video = tuple(
+            VideoInfo(
+                index=s.index,
+                codec=s.codec_context.name,
+                width=s.codec_context.width,
+                height=s.codec_context.height,
+                fps=float(s.average_rate) if s.average_rate else None,
+                start_s=_seconds(s.start_time, s.time_base) or 0.0,
+                attached_picture=_is_attached(s),
+            )
+            for s in container.streams.video
+        )
+        audio = tuple(
+            AudioInfo(
+                index=s.index,
+                position=i,
+                codec=s.codec_context.name,
+                sample_rate=s.codec_context.sample_rate or 0,
+                channels=s.codec_context.channels or 0,
+                start_s=_seconds(s.start_time, s.time_base) or 0.0,
+                language=s.language,
+            )
+            for i, s in enumerate(container.streams.audio)
+        )
+        micro = 1e-6
+        return MediaInfo(
+            path=str(path),
+            container=container.format.name,
+            start_s=(container.start_time or 0) * micro,
+            duration_s=container.duration * micro if container.duration else None,
+            video=video,
+            audio=audio,
+        )
+
+
+def _decode(container: Any, stream: Any, stats: DecodeStats) -> Iterator[Any]:
+    """Decode one stream to its end, stepping over packets that cannot be decoded."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError as err:
+            stats.warn(f"the file breaks off ({_reason(err)}); what could be decoded was used")
+            packet = None
+        try:
+            yield from stream.codec_context.decode(packet)
+        except av.EOFError:
+            return
+        except av.FFmpegError:
+            stats.bad_packets += 1
+            stats.warn("some packets could not be decoded and were stepped over")
+        if packet is None:
+            return
+
+
+def _check_end(container: Any, end_s: float | None, what: str, stats: DecodeStats) -> None:
+    if end_s is None or not container.duration or stats.warnings:
+        return
+    declared = ((container.start_time or 0) + container.duration) * 1e-6
+    if end_s < declared - max(1.0, 0.02 * declared) and _is_truncated(container, end_s):
+        stats.warn(f"the {what} ends at {end_s:.1f} s though the file declares {declared:.1f} s")
+
+
+def _is_truncated(container: Any, end_s: float) -> bool:
+    ends = [
+        float((s.start_time or 0) * s.time_base + s.duration * s.time_base)
+        for s in (*container.streams.video, *container.streams.audio)
+        if s.duration and s.time_base and not _is_attached(s)
+    ]
+    return not ends or end_s < max(ends) - 1.0
+
+
+def _pick_video(container: Any, path: str | Path) -> Any:
+    for stream in container.streams.video:
+        if not _is_attached(stream):
+            return stream
+    raise MediaReadError(f"{path}: has no video stream")
+
+
+def _pick_audio(container: Any, path: str | Path, position: int | None) -> Any:
+    streams = container.streams.audio
+    if not streams:
+        raise MediaReadError(f"{path}: has no audio stream")
+    if position is None:
+        return next(
+            (s for s in streams if s.disposition & av.stream.Disposition.default), streams[0]
+        )
+    if not 0 <= position < len(streams):
+        raise InvalidOptionError(
+            f"{path}: audio stream {position} was asked for; it has {len(streams)} (0 is the first)"
+        )
+    return streams[position]
+
+
+def _iter_video(
+    path: str | Path, start_s: float | None, end_s: float | None, stats: DecodeStats
+) -> Iterator[tuple[float, float, Any]]:
+    """Yield (pts, duration, av.VideoFrame) in order of presentation, before any conversion."""
+    with _opened(path) as container:
+        stream = _pick_video(container, path)
+        stream.thread_type = "AUTO"
+        if start_s is not None:
+            container.seek(int(start_s * 1e6), backward=True)
+        usual = float(1 / stream.average_rate) if stream.average_rate else 1 / GRID_HZ
+        last: float | None = None
+        for frame in _decode(container, stream, stats):
+            pts = _seconds(frame.pts, frame.time_base)
+            if pts is None:
+                pts = 0.0 if last is None else last + usual
+            if last is not None and pts <= last:
+                continue
+            duration = _seconds(frame.duration, frame.time_base) or usual
+            if start_s is not None and pts + duration <= start_s:
+                continue
+            if end_s is not None and pts >= end_s:
+                return
+            last = pts
+            stats.video_end_s = pts + duration
+            yield pts, duration, frame
+        if end_s is None:
+            _check_end(container, stats.video_end_s, "picture", stats)
+
+
+def _to_rgb(frame: Any, max_side: int) -> ImageArray:
+    scale = min(1.0, max_side / max(frame.width, frame.height))
+    width = max(2, round(frame.width * scale))
+    height = max(2, round(frame.height * scale))
+    image = frame.to_ndarray(
+        format="rgb24", width=width, height=height, interpolation="AREA" if scale < 1 else None
+    )
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def iter_frames(
+    path: str | Path,
+    *,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    max_side: int = 1920,
+    stats: DecodeStats | None = None,
+) -> Iterator[Frame]:
+    """Yield every frame, upright, as RGB, scaled down so that its long side is ``max_side`` at most.
+
+    Raises:
+        MediaNotFoundError, MediaReadError: no such file, not media, no video stream.
+    """
+    for pts, duration, frame in _iter_video(path, start_s, end_s, stats or DecodeStats()):
+        yield Frame(pts, duration, _to_rgb(frame, max_side))
+
+
+def iter_grid_frames(
+    path: str | Path,
+    *,
+    rate: float = GRID_HZ,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    max_side: int = 1920,
+    stats: DecodeStats | None = None,
+) -> Iterator[GridFrame]:
+    """Sample the picture on the grid ``tick / rate`` by nearest time stamp.
+
+    Ticks are absolute (tick 0 is time 0 of the container's clock) and consecutive, from the
+    first frame to the last. A frame may serve several ticks (low or variable frame rate) or
+    none (high frame rate); frames that serve none are never converted.
+    """
+    held: tuple[float, float, Any] | None = None
+    tick = 0
+    image: ImageArray | None = None
+    for item in _iter_video(path, start_s, end_s, stats or DecodeStats()):
+        if held is None:
+            tick = math.ceil((item[0] - 0.5 / rate) * rate - 1e-6)
+        else:
+            middle = (held[0] + item[0]) / 2
+            while tick / rate < middle:
+                if image is None:
+                    image = _to_rgb(held[2], max_side)
+                yield GridFrame(tick, tick / rate, held[0], image)
+                tick += 1
+        held, image = item, None
+    if held is not None:
+        while tick / rate < held[0] + max(held[1], 1 / rate) / 2:
+            if image is None:
+                image = _to_rgb(held[2], max_side)
+            yield GridFrame(tick, tick / rate, held[0], image)
+            tick += 1
+
+
+class _Timeline:
+    """Lays runs of samples on an absolute sample grid and cuts it into pieces."""
+
+    def __init__(self, sample_rate: int, piece_s: float) -> None:
+        self.rate = sample_rate
+        self.size = max(1, int(piece_s * sample_rate))
+        self.start: int | None = None
+        self.cursor = 0
+        self.skip = 0
+        self.parts: list[FloatArray] = []
+        self.held = 0
+
+    def begin_run(self, start_s: float) -> Iterator[AudioPiece]:
+        position = round(start_s * self.rate)
+        if self.start is None:
+            self.start = self.cursor = position
+        gap = position - self.cursor
+        self.skip = max(0, -gap)
+        while gap > 0:
+            n = min(gap, self.size)
+            yield from self.append(np.zeros(n, np.float32))
+            gap -= n
+
+    def append(self, samples: FloatArray) -> Iterator[AudioPiece]:
+        if self.skip:
+            n = min(self.skip, len(samples))
+            self.skip -= n
+            samples = samples[n:]
+        if not len(samples):
+            return
+        self.parts.append(samples)
+        self.held += len(samples)
+        self.cursor += len(samples)
+        if self.held >= self.size:
+            yield from self.flush(keep=self.held % self.size)
+
+    def flush(self, keep: int = 0) -> Iterator[AudioPiece]:
+        if self.start is None or self.held <= keep:
+            return
+        joined = np.concatenate(self.parts)
+        cut = len(joined) - keep
+        for i in range(0, cut, self.size):
+            part = joined[i : min(i + self.size, cut)]
+            yield AudioPiece(self.start / self.rate, self.rate, part)
+            self.start += len(part)
+        self.parts, self.held = ([joined[cut:]] if keep else []), keep
+
+
+def iter_audio(
+    path: str | Path,
+    *,
+    audio_stream: int | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    piece_s: float = 10.0,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    stats: DecodeStats | None = None,
+) -> Iterator[AudioPiece]:
+    """Yield the sound as contiguous mono pieces of at most ``piece_s``, gaps filled with zeros.
+
+    Args:
+        audio_stream: which audio stream (0 is the first); default the one marked default.
+        start_s, end_s: only this part (container's clock); the first piece may start a
+            codec frame earlier or later.
+
+    Raises:
+        MediaNotFoundError, MediaReadError (no audio stream), InvalidOptionError.
+    """
+    stats = stats or DecodeStats()
+    line = _Timeline(sample_rate, piece_s)
+    with _opened(path) as container:
+        stream = _pick_audio(container, path, audio_stream)
+        if start_s is not None:
+            container.seek(int(start_s * 1e6), backward=True)
+        resampler: Any = None
+        layout: tuple[int, str, str] | None = None
+        run_start = 0.0
+        counted = 0
+        for frame in _decode(container, stream, stats):
+            expected = run_start + counted / frame.sample_rate
+            pts = _seconds(frame.pts, frame.time_base)
+            if pts is None or (resampler is not None and abs(pts - expected) > MAX_GAP_S):
+                pts = expected
+            if start_s is not None and pts + frame.samples / frame.sample_rate <= start_s:
+                continue
+            if end_s is not None and pts >= end_s:
+                break
+            kind = (frame.sample_rate, frame.format.name, frame.layout.name)
+            if resampler is None or kind != layout or abs(pts - expected) > JITTER_S:
+                if resampler is not None:
+                    yield from _pour(resampler, None, line)
+                resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+                layout, run_start, counted = kind, pts, 0
+                yield from line.begin_run(pts)
+            counted += frame.samples
+            frame.pts = None
+            yield from _pour(resampler, frame, line)
+        if resampler is not None:
+            yield from _pour(resampler, None, line)
+        yield from line.flush()
+        if end_s is None:
+            stats.audio_end_s = line.cursor / sample_rate if line.start is not None else None
+            _check_end(container, stats.audio_end_s, "sound", stats)
+
+
+def _pour(resampler: Any, frame: Any, line: _Timeline) -> Iterator[AudioPiece]:
+    try:
+        outs = resampler.resample(frame)
+    except av.FFmpegError as err:
+        raise MediaReadError(f"the sound cannot be resampled ({_reason(err)})") from err
+    for out in outs:
+        yield from line.append(out.to_ndarray().reshape(-1).astype(np.float32, copy=False))
+
+
+def read_audio(
+    path: str | Path,
+    *,
+    audio_stream: int | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    stats: DecodeStats | None = None,
+) -> AudioPiece:
+    """The whole sound (or the part from ``start_s`` to ``end_s``) as one piece; see iter_audio."""
+    pieces = list(
+        iter_audio(
+            path,
+            audio_stream=audio_stream,
+            sample_rate=sample_rate,
+            start_s=start_s,
+            end_s=end_s,
+            stats=stats,
+        )
+    )
+    if not pieces:
+        raise MediaReadError(f"{path}: the audio stream holds no sound that can be decoded")
+    samples = np.concatenate([p.samples for p in pieces])
+    return AudioPiece(pieces[0].start_s, sample_rate, samples)
