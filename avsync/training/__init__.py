@@ -1,0 +1,1 @@
+"""Training, the published networks and their losses: the only rooms that need torch."""
