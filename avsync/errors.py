@@ -43,7 +43,7 @@ class ProviderUnavailableError(AVSyncError, RuntimeError):
 
 
 class DependencyMissingError(AVSyncError, ImportError):
-    """An optional dependency (ONNX Runtime, torch) is not installed; the message says which extra brings it."""
+    """An optional dependency (ONNX Runtime, torch) is missing; the message names the extra."""
 
 
 class InvalidOptionError(AVSyncError, ValueError):

@@ -97,7 +97,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class GridFrame:
-    """The picture nearest to grid time ``time_s = tick / rate``; its own stamp is ``pts_seconds``."""
+    """The picture nearest to ``time_s = tick / rate``; its own stamp is ``pts_seconds``."""
 
     tick: int
     time_s: float
@@ -115,6 +115,7 @@ class AudioPiece:
 
     @property
     def end_s(self) -> float:
+        """Time just after the last sample, s."""
         return self.start_s + len(self.samples) / self.sample_rate
 
 
@@ -128,6 +129,7 @@ class DecodeStats:
     bad_packets: int = 0
 
     def warn(self, text: str) -> None:
+        """Keep a warning once."""
         if text not in self.warnings:
             self.warnings.append(text)
 
@@ -317,7 +319,7 @@ def iter_frames(
     max_side: int = 1920,
     stats: DecodeStats | None = None,
 ) -> Iterator[Frame]:
-    """Yield every frame, upright, as RGB, scaled down so that its long side is ``max_side`` at most.
+    """Yield every frame, upright, as RGB, its long side scaled down to ``max_side`` at most.
 
     Raises:
         MediaNotFoundError, MediaReadError: no such file, not media, no video stream.

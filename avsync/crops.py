@@ -1,0 +1,308 @@
+"""Mouth crops: one aligned grey picture of the mouth per grid tick and track.
+
+Scale and roll come from points of the face that do not talk (eye corners, bridge and wings of
+the nose, temples), smoothed over a few ticks; the mouth's place relative to them is smoothed
+over about a second, so that the crop follows the head and never the lips themselves.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CROP_HEIGHT", "CROP_WIDTH", "CropChunk", "CropMaker", "FacePatch", "Pose"]
+
+#: Stored crop; models look at its centre (64 x 96) and training jitters inside the margin.
+CROP_HEIGHT = 80
+CROP_WIDTH = 112
+#: Distance between the outer eye corners in crop pixels: the crop is 1.27 of it wide.
+EYE_DISTANCE_PX = 88.0
+#: The crop's centre lies this far below the mouth's centre (eye distances): lips and chin fit.
+BELOW_MOUTH = 0.08
+#: Side of the square face patch kept per tick until its smoothed pose is known.
+PATCH_SIDE = 256
+
+#: Face-mesh indices that do not move with speech.
+STABLE = np.array([33, 133, 362, 263, 168, 6, 98, 327, 234, 454, 127, 356, 10])
+#: Outer lip contour.
+LIPS = np.array([61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181])
+#: Mean frontal face for STABLE, in outer-eye distances, x right, y down, origin between the eyes.
+TEMPLATE = np.array(
+    [
+        [-0.5, 0.0],
+        [-0.17, 0.02],
+        [0.17, 0.02],
+        [0.5, 0.0],
+        [0.0, -0.03],
+        [0.0, 0.09],
+        [-0.19, 0.44],
+        [0.19, 0.44],
+        [-0.78, 0.17],
+        [0.78, 0.17],
+        [-0.78, -0.03],
+        [0.78, -0.03],
+        [0.0, -0.67],
+    ]
+)
+
+#: Half width (ticks) of the smoothing of the head's pose and of the mouth's place in it.
+POSE_HALF = 3
+PLACE_HALF = 10
+
+CropArray = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Head in the picture: eye-distance ``scale`` (px), ``roll`` (rad), anchor and mouth points.
+
+    ``mouth`` is relative to the anchor, unrolled, in eye distances; ``opening`` is the gap
+    between upper and lower outer lip in eye distances.
+    """
+
+    scale: float
+    roll: float
+    anchor: FloatArray
+    mouth: FloatArray
+    opening: float
+
+    @classmethod
+    def from_mesh(cls, points: FloatArray) -> Pose:
+        """From face-mesh points (468, 3) in picture pixels (z in the same unit)."""
+        stable = points[STABLE]
+        corners = points[[33, 263]]
+        scale = float(np.linalg.norm(corners[0] - corners[1])) + 1e-6
+        flat = stable[:, :2] - stable[:, :2].mean(0)
+        model = TEMPLATE - TEMPLATE.mean(0)
+        roll = float(
+            np.arctan2(
+                np.sum(model[:, 0] * flat[:, 1] - model[:, 1] * flat[:, 0]),
+                np.sum(model * flat),
+            )
+        )
+        anchor = stable[:, :2].mean(0)
+        turn = _rotation(-roll)
+        lips = points[LIPS][:, :2]
+        mouth = turn @ (lips.mean(0) - anchor) / scale
+        opening = float(np.linalg.norm(points[17, :2] - points[0, :2])) / scale
+        return cls(scale, roll, anchor, mouth, opening)
+
+    @staticmethod
+    def between(a: Pose, b: Pose, weight: float) -> Pose:
+        """Linear mix, ``weight`` 0 gives ``a`` and 1 gives ``b``."""
+        turn = (b.roll - a.roll + np.pi) % (2 * np.pi) - np.pi
+        return Pose(
+            a.scale + weight * (b.scale - a.scale),
+            a.roll + weight * turn,
+            a.anchor + weight * (b.anchor - a.anchor),
+            a.mouth + weight * (b.mouth - a.mouth),
+            a.opening + weight * (b.opening - a.opening),
+        )
+
+
+def _rotation(angle: float) -> FloatArray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s], [s, c]])
+
+
+@dataclass(frozen=True, slots=True)
+class FacePatch:
+    """A square of the picture around a face: (PATCH_SIDE, PATCH_SIDE, 3) uint8 RGB.
+
+    Picture point ``p`` lies at ``(p - origin) * zoom`` in the patch.
+    """
+
+    image: CropArray
+    origin: FloatArray
+    zoom: float
+
+    @classmethod
+    def cut(cls, image: CropArray, centre: FloatArray, side: float) -> FacePatch:
+        """Cut the square of ``side`` picture pixels around ``centre``; black beyond the edge."""
+        origin = centre - side / 2
+        zoom = PATCH_SIDE / side
+        x0, y0 = np.floor(origin).astype(int)
+        x1, y1 = np.ceil(origin + side).astype(int)
+        height, width = image.shape[:2]
+        cx0, cy0 = int(np.clip(x0, 0, width)), int(np.clip(y0, 0, height))
+        cx1, cy1 = int(np.clip(x1, 0, width)), int(np.clip(y1, 0, height))
+        inner = np.asarray(image[cy0:cy1, cx0:cx1])
+        if not inner.size:
+            return cls(np.zeros((PATCH_SIDE, PATCH_SIDE, 3), np.uint8), origin, zoom)
+        if zoom < 0.75:
+            size = (max(1, round((cx1 - cx0) * zoom)), max(1, round((cy1 - cy0) * zoom)))
+            inner = np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_AREA), np.uint8)
+        gain_x = inner.shape[1] / max(1, cx1 - cx0)
+        gain_y = inner.shape[0] / max(1, cy1 - cy0)
+        matrix = np.array(
+            [
+                [zoom / gain_x, 0, (cx0 - origin[0]) * zoom],
+                [0, zoom / gain_y, (cy0 - origin[1]) * zoom],
+            ]
+        )
+        patch = cv2.warpAffine(inner, matrix, (PATCH_SIDE, PATCH_SIDE), flags=cv2.INTER_LINEAR)
+        return cls(np.asarray(patch, np.uint8), origin, zoom)
+
+
+@dataclass(frozen=True, slots=True)
+class CropChunk:
+    """Consecutive ticks of one track.
+
+    ``crops`` (n, CROP_HEIGHT, CROP_WIDTH) uint8 grey; ``valid`` (n,) bool: the face was seen and
+    the picture is not older than the grid allows; ``boxes`` (n, 4) float32 x0 y0 x1 y1 in picture
+    pixels; ``opening`` (n,) float32 lip gap in eye distances; ``eye_px`` (n,) eye distance in
+    picture pixels. Tick ``first + i`` is at ``(first + i) / 25`` seconds.
+    """
+
+    track: int
+    first: int
+    crops: CropArray
+    valid: npt.NDArray[np.bool_]
+    boxes: npt.NDArray[np.float32]
+    opening: npt.NDArray[np.float32]
+    eye_px: npt.NDArray[np.float32]
+    last: bool = False
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+@dataclass(slots=True)
+class _Tick:
+    patch: FacePatch
+    box: FloatArray
+    pose: Pose | None
+    fresh: bool
+
+
+@dataclass(slots=True)
+class CropMaker:
+    """Turns one track's patches and poses into crops, a second behind the input.
+
+    Ticks without a measured pose (the mesh runs on some ticks only, or lost the face) take one
+    by interpolation; they are valid when both neighbours are at most ``max_hole`` ticks away.
+    """
+
+    track: int
+    max_hole: int = 4
+    chunk: int = 250
+    _ticks: deque[_Tick] = field(default_factory=deque)
+    _first: int | None = None
+    _done: int = 0
+    _out: list[tuple[CropArray, bool, FloatArray, float, float]] = field(default_factory=list)
+    _out_first: int = 0
+
+    def push(
+        self, tick: int, patch: FacePatch, box: FloatArray, pose: Pose | None, *, fresh: bool
+    ) -> CropChunk | None:
+        """Add the next tick. ``fresh``: the picture's own stamp is near the tick's time."""
+        if self._first is None:
+            self._first = self._out_first = tick
+        self._ticks.append(_Tick(patch, box, pose, fresh))
+        ready = len(self._ticks) - PLACE_HALF - 1
+        if ready > self._done:
+            self._render(self._done, ready)
+        while self._done > PLACE_HALF:
+            self._ticks.popleft()
+            self._done -= 1
+        return self._take() if len(self._out) >= self.chunk else None
+
+    def close(self) -> CropChunk | None:
+        """End the track; the last chunk has ``last`` set."""
+        if len(self._ticks) > self._done:
+            self._render(self._done, len(self._ticks))
+        self._ticks.clear()
+        return self._take(last=True) if self._out else None
+
+    def _take(self, last: bool = False) -> CropChunk:
+        crops, valid, boxes, opening, eye = zip(*self._out, strict=True)
+        chunk = CropChunk(
+            track=self.track,
+            first=self._out_first,
+            crops=np.stack(crops),
+            valid=np.array(valid, bool),
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            opening=np.array(opening, np.float32),
+            eye_px=np.array(eye, np.float32),
+            last=last,
+        )
+        self._out_first += len(self._out)
+        self._out = []
+        return chunk
+
+    def _filled(self) -> tuple[list[Pose | None], list[int]]:
+        """Poses with holes interpolated, and each tick's distance to a measured pose."""
+        known = [(i, t.pose) for i, t in enumerate(self._ticks) if t.pose is not None]
+        n = len(self._ticks)
+        if not known:
+            return [None] * n, [n + self.max_hole + 1] * n
+        poses: list[Pose | None] = []
+        away: list[int] = []
+        at = 0
+        for i in range(n):
+            while at + 1 < len(known) and known[at + 1][0] <= i:
+                at += 1
+            left, a = known[at]
+            right, b = known[min(at + 1, len(known) - 1)]
+            if i <= left or left == right:
+                poses.append(a)
+            else:
+                poses.append(Pose.between(a, b, (i - left) / (right - left)))
+            away.append(min(abs(i - left), abs(i - right)))
+        return poses, away
+
+    def _render(self, start: int, stop: int) -> None:
+        poses, away = self._filled()
+        for i in range(start, stop):
+            item = self._ticks[i]
+            pose = _smoothed(poses, i)
+            if pose is None:
+                blank = np.zeros((CROP_HEIGHT, CROP_WIDTH), np.uint8)
+                self._out.append((blank, False, item.box, 0.0, 0.0))
+                continue
+            valid = item.fresh and away[i] <= self.max_hole
+            own = poses[i]
+            opening = own.opening if own is not None else 0.0
+            self._out.append((_warp(item.patch, pose), valid, item.box, opening, pose.scale))
+        self._done = stop
+
+
+def _smoothed(poses: list[Pose | None], i: int) -> Pose | None:
+    centre = poses[i]
+    if centre is None:
+        return None
+    lo, hi = max(0, i - POSE_HALF), min(len(poses), i + POSE_HALF + 1)
+    near = [(p, np.exp(-0.5 * ((j - i) / 1.5) ** 2)) for j, p in enumerate(poses[lo:hi], lo) if p]
+    total = sum(w for _, w in near)
+    scale = sum(p.scale * w for p, w in near) / total
+    anchor = sum(p.anchor * w for p, w in near) / total
+    turn = sum(((p.roll - centre.roll + np.pi) % (2 * np.pi) - np.pi) * w for p, w in near) / total
+    lo, hi = max(0, i - PLACE_HALF), min(len(poses), i + PLACE_HALF + 1)
+    mouth = np.mean([p.mouth for p in poses[lo:hi] if p], axis=0)
+    return Pose(float(scale), centre.roll + float(turn), anchor, mouth, centre.opening)
+
+
+def _warp(patch: FacePatch, pose: Pose) -> CropArray:
+    """The aligned crop (CROP_HEIGHT, CROP_WIDTH) uint8 of the mouth."""
+    turn = _rotation(pose.roll)
+    place = pose.mouth + np.array([0.0, BELOW_MOUTH])
+    centre = pose.anchor + turn @ place * pose.scale
+    gain = pose.scale / EYE_DISTANCE_PX  # picture pixels per crop pixel
+    middle = np.array([(CROP_WIDTH - 1) / 2, (CROP_HEIGHT - 1) / 2])
+    linear = turn * gain * patch.zoom
+    shift = (centre - patch.origin) * patch.zoom - linear @ middle
+    matrix = np.column_stack([linear, shift])
+    grey = cv2.cvtColor(patch.image, cv2.COLOR_RGB2GRAY)
+    out = cv2.warpAffine(
+        grey,
+        matrix,
+        (CROP_WIDTH, CROP_HEIGHT),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(out, np.uint8)

@@ -1,0 +1,278 @@
+"""From tokens to an offset: score grid, robust posterior over shifts, agreement, probability.
+
+A *shift* is counted in steps of ``40 / phases`` ms and is positive when the sound comes later
+than the lips; ``offset_ms`` has the opposite sign (positive = audio leads).
+
+Windows of 0.6 s that do not overlap are scored at every shift. Each window's scores become a
+distribution over shifts (softmax with the calibrated scale, mixed with a tenth of uniform so
+that no single window can rule a shift out); windows multiply. Where several faces are seen, a
+window's evidence is the sum over the faces: whoever speaks decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync.runtime import Calibration
+
+__all__ = [
+    "WINDOW_TICKS",
+    "AudioTokens",
+    "Estimate",
+    "Evidence",
+    "TrackTokens",
+    "estimate",
+    "gather",
+    "probability",
+]
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+TICK_MS = 40.0
+WINDOW_TICKS = 15
+#: A window needs this many ticks with a visible mouth, and a shift this share of them paired.
+MIN_TICKS = 8
+MIN_PAIRED = 0.75
+#: A window counts where at least this share of the sound it may belong to is speech.
+MIN_SPEECH = 0.2
+#: Share of uniform mixed into each window's distribution.
+DOUBT = 0.1
+#: A window agrees with an offset when its own best shift is within this.
+AGREE_MS = 60.0
+NEAR_MS = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrackTokens:
+    """Tokens (T, d) of one face from tick ``first`` on; ``valid`` (T,) says which were seen."""
+
+    id: int
+    first: int
+    tokens: FloatArray
+    valid: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class AudioTokens:
+    """Tokens (N, d) every ``1 / phases`` tick from step ``first`` on; ``speech`` (N,) in 0..1."""
+
+    first: int
+    phases: int
+    tokens: FloatArray
+    speech: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Score grid of one or several tracks over the windows that carry evidence.
+
+    ``ticks`` (W,) first tick of each window; ``scores`` (K, W, S) mean cosine of track k in
+    window w at shift s, NaN where the track or the sound was not there; ``pairs`` (K, W) ticks
+    with a visible mouth. ``step_ms`` is the width of a shift; shift ``s`` is ``(s - reach)``
+    steps, positive = sound later.
+    """
+
+    track_ids: tuple[int, ...]
+    ticks: npt.NDArray[np.int64]
+    scores: FloatArray
+    pairs: npt.NDArray[np.int64]
+    reach: int
+    step_ms: float
+    seen_windows: int
+
+    def __len__(self) -> int:
+        return len(self.ticks)
+
+    @property
+    def shifts_ms(self) -> FloatArray:
+        """Offsets (S,) in ms as users see them: positive = audio leads (descending)."""
+        return (-(np.arange(2 * self.reach + 1) - self.reach) * self.step_ms).astype(np.float32)
+
+    def log_windows(self, scale: float, tracks: Sequence[int] | None = None) -> FloatArray:
+        """Log of each window's robust distribution over shifts, (W, S)."""
+        chosen = list(range(len(self.track_ids))) if tracks is None else list(tracks)
+        scores = self.scores[chosen]
+        known = np.isfinite(scores)
+        count = np.maximum(known.sum(2, keepdims=True), 1)
+        neutral = np.where(known, scores, 0).sum(2, keepdims=True) / count
+        weight = scale * (self.pairs[chosen] / WINDOW_TICKS)[..., None]
+        logits = weight * (np.where(known, scores, neutral) - neutral)
+        top = logits.max((0, 2), keepdims=True)
+        mass = np.exp(logits - top).sum(0)
+        mass = mass / mass.sum(1, keepdims=True)
+        out: FloatArray = np.log((1 - DOUBT) * mass + DOUBT / mass.shape[1]).astype(np.float32)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A constant offset and what speaks for it.
+
+    ``offset_ms`` positive = audio leads; ``features`` feed :func:`probability`; ``agreeing``
+    counts windows whose own best shift is within 60 ms; ``curve`` (S,) is the mean score.
+    """
+
+    offset_ms: float
+    features: dict[str, float]
+    agreeing: int
+    windows: int
+    curve: FloatArray
+
+
+def _window_scores(
+    track: TrackTokens, audio: AudioTokens, window: int, reach: int
+) -> tuple[FloatArray, int] | None:
+    """Mean cosine (S,) of a track's window at every shift, and the number of visible ticks."""
+    start = max(window * WINDOW_TICKS, track.first)
+    stop = min((window + 1) * WINDOW_TICKS, track.first + len(track.tokens))
+    rows = np.arange(start, stop)[track.valid[start - track.first : stop - track.first]]
+    if len(rows) < MIN_TICKS:
+        return None
+    p = audio.phases
+    low = int(rows[0]) * p - reach
+    high = int(rows[-1]) * p + reach + 1
+    index = np.arange(low, high) - audio.first
+    there = (index >= 0) & (index < len(audio.tokens))
+    if not there.any():
+        return None
+    sound = audio.tokens[index.clip(0, len(audio.tokens) - 1)]
+    video = track.tokens[rows - track.first]
+    cosines = np.where(there, video @ sound.T, 0.0)
+    columns = (rows * p - reach - low)[:, None] + np.arange(2 * reach + 1)[None, :]
+    total = np.take_along_axis(cosines, columns, 1).sum(0)
+    paired = there[columns].sum(0)
+    mean = np.where(paired >= MIN_PAIRED * len(rows), total / np.maximum(paired, 1), np.nan)
+    return mean.astype(np.float32), len(rows)
+
+
+def _speech_share(audio: AudioTokens, window: int, reach: int) -> float:
+    p = audio.phases
+    low = window * WINDOW_TICKS * p - reach - audio.first
+    high = (window + 1) * WINDOW_TICKS * p + reach - audio.first
+    heard = audio.speech[max(0, low) : max(0, high)]
+    return float(heard.mean()) if len(heard) else 0.0
+
+
+def gather(tracks: Sequence[TrackTokens], audio: AudioTokens, *, max_offset_ms: float) -> Evidence:
+    """Score every window of every track at every shift within ``max_offset_ms``.
+
+    Windows without speech around them are left out; shifts that would pair the mouth with
+    what lies beyond the sound are NaN, never zero.
+    """
+    step_ms = TICK_MS / audio.phases
+    reach = int(np.ceil(max_offset_ms / step_ms)) + 1
+    shifts = 2 * reach + 1
+    seen: dict[int, dict[int, tuple[FloatArray, int]]] = {}
+    for k, track in enumerate(tracks):
+        first = track.first // WINDOW_TICKS
+        last = (track.first + len(track.tokens) - 1) // WINDOW_TICKS
+        for window in range(first, last + 1):
+            found = _window_scores(track, audio, window, reach)
+            if found is not None:
+                seen.setdefault(window, {})[k] = found
+    spoken = sorted(w for w in seen if _speech_share(audio, w, reach) >= MIN_SPEECH)
+    scores = np.full((len(tracks), len(spoken), shifts), np.nan, np.float32)
+    pairs = np.zeros((len(tracks), len(spoken)), np.int64)
+    for i, window in enumerate(spoken):
+        for k, (mean, count) in seen[window].items():
+            scores[k, i], pairs[k, i] = mean, count
+    return Evidence(
+        track_ids=tuple(t.id for t in tracks),
+        ticks=np.array(spoken, np.int64) * WINDOW_TICKS,
+        scores=scores,
+        pairs=pairs,
+        reach=reach,
+        step_ms=step_ms,
+        seen_windows=len(seen),
+    )
+
+
+def _peak(values: FloatArray, best: int) -> float:
+    """Index of the maximum near ``best``, to a fraction, by a parabola."""
+    if not 0 < best < len(values) - 1:
+        return float(best)
+    a, b, c = (float(v) for v in values[best - 1 : best + 2])
+    bend = a - 2 * b + c
+    return best + (0.5 * (a - c) / bend if bend < -1e-9 else 0.0)
+
+
+def _curve(evidence: Evidence, rows: BoolArray, best: int) -> FloatArray:
+    """Mean score (S,) over windows, each from the face that fits best at shift ``best``."""
+    scores = evidence.scores[:, rows]
+    at = np.where(np.isfinite(scores[:, :, best]), scores[:, :, best], -np.inf)
+    chosen = scores[at.argmax(0), np.arange(scores.shape[1])]
+    known = np.isfinite(chosen)
+    mean = np.where(known, chosen, 0).sum(0) / np.maximum(known.sum(0), 1)
+    thin = known.sum(0) < 0.5 * scores.shape[1]
+    floor = mean[~thin].mean() if (~thin).any() else 0.0
+    out: FloatArray = np.where(thin, floor, mean).astype(np.float32)
+    return out
+
+
+def estimate(
+    evidence: Evidence,
+    calibration: Calibration,
+    *,
+    rows: BoolArray | None = None,
+    tracks: Sequence[int] | None = None,
+    at: int | None = None,
+) -> Estimate:
+    """The constant offset of the windows ``rows`` (default all), at least one of them.
+
+    Args:
+        tracks: only these rows of ``scores`` (default all faces).
+        at: judge this shift index in place of the best one.
+    """
+    keep = np.ones(len(evidence), bool) if rows is None else rows
+    logs = evidence.log_windows(calibration.scale, tracks)[keep]
+    total = logs.sum(0)
+    best = int(total.argmax()) if at is None else at
+    part = evidence
+    if tracks is not None:
+        part = Evidence(
+            track_ids=tuple(evidence.track_ids[k] for k in tracks),
+            ticks=evidence.ticks,
+            scores=evidence.scores[list(tracks)],
+            pairs=evidence.pairs[list(tracks)],
+            reach=evidence.reach,
+            step_ms=evidence.step_ms,
+            seen_windows=evidence.seen_windows,
+        )
+    curve = _curve(part, keep, best)
+    # The mean curve is smooth where the posterior is already a spike: take its fraction.
+    near = range(max(0, best - 1), min(len(curve), best + 2))
+    top = max(near, key=lambda s: float(curve[s]))
+    place = _peak(curve, top)
+    around = round(NEAR_MS / evidence.step_ms)
+    posterior = np.exp(total - total.max())
+    posterior /= posterior.sum()
+    mass = float(posterior[max(0, best - around) : best + around + 1].sum())
+    limit = AGREE_MS / evidence.step_ms + 1e-6
+    agreeing = int((np.abs(logs.argmax(1) - best) <= limit).sum())
+    far = np.abs(np.arange(len(curve)) - best) > 2 * around
+    margin = float(curve[best] - curve[far].max()) if far.any() else 0.0
+    odds = np.log(max(mass, 1e-9)) - np.log(max(1 - mass, 1e-9))
+    return Estimate(
+        offset_ms=-(place - evidence.reach) * evidence.step_ms,
+        features={
+            "posterior_log_odds": float(np.clip(odds, -8, 8)),
+            "margin": margin,
+            "agreeing_share": agreeing / max(1, len(logs)),
+            "log_windows": float(np.log(max(1, len(logs)))),
+        },
+        agreeing=agreeing,
+        windows=len(logs),
+        curve=curve,
+    )
+
+
+def probability(found: Estimate, calibration: Calibration) -> float:
+    """Calibrated P(|error| <= 40 ms) of an estimate."""
+    values = [found.features[name] for name in calibration.features]
+    z = calibration.weights[0] + float(np.dot(calibration.weights[1:], values))
+    return float(1 / (1 + np.exp(-np.clip(z, -30, 30))))

@@ -1,0 +1,292 @@
+"""ONNX models on disk, checked and run: mouth crops and mels in, tokens out.
+
+A model folder holds ``model.json`` (:class:`ModelCard`) and the ONNX graphs that it names, each
+with its SHA-256. Nothing is loaded until a model is asked for; torch is never needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from avsync._paths import bundled_models_dir
+from avsync.crops import CropChunk
+from avsync.errors import (
+    DependencyMissingError,
+    InvalidOptionError,
+    ModelCorruptError,
+    ModelNotFoundError,
+    ProviderUnavailableError,
+)
+from avsync.mel import MEL_BANDS, MEL_HZ
+
+__all__ = ["AudioTokenStream", "Calibration", "ModelCard", "SyncModel", "VideoTokenStream"]
+
+FloatArray = npt.NDArray[np.float32]
+Provider = Literal["auto", "cpu", "cuda"]
+DESCRIPTION = "model.json"
+
+
+class GraphFile(BaseModel):
+    """One ONNX file of a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: str
+
+
+class Calibration(BaseModel):
+    """What turns scores into probabilities; fitted by ``avsync.training.calibrate``.
+
+    ``scale``: logit per unit of a window's mean score in the posterior over shifts.
+    ``weights``: logistic regression over the features named in ``features``, intercept first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: float
+    features: tuple[str, ...]
+    weights: tuple[float, ...]
+    method: str
+
+
+class ModelCard(BaseModel):
+    """``model.json``: what a model expects and how its scores are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    format: Literal["avsync-tokens-1"]
+    video: GraphFile
+    audio: GraphFile
+    crop_height: int
+    crop_width: int
+    #: Frames a token's stack reaches to either side, and tokens its context does.
+    stack_reach: int
+    context_reach: int
+    #: Audio tokens a tick: their centres lie 40 / phases ms apart.
+    phases: int
+    dim: int
+    opset: int
+    calibration: Calibration
+
+
+def _read_card(folder: Path) -> ModelCard:
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise ModelNotFoundError(
+            f"{folder}: no {DESCRIPTION} there; give a folder written by avsync's export"
+        )
+    try:
+        return ModelCard.model_validate_json(file.read_text("utf-8"))
+    except (ValidationError, UnicodeDecodeError) as err:
+        first = str(err).splitlines()[0]
+        raise ModelCorruptError(
+            f"{file}: not a model description of this version ({first})"
+        ) from err
+
+
+def _checked_bytes(folder: Path, graph: GraphFile) -> bytes:
+    file = folder / graph.file
+    if not file.is_file():
+        raise ModelNotFoundError(f"{file}: missing; the model folder is incomplete")
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != graph.sha256:
+        raise ModelCorruptError(
+            f"{file}: does not match its SHA-256 in {DESCRIPTION}; fetch or export the model again"
+        )
+    return data
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise DependencyMissingError(
+            "ONNX Runtime is not installed: pip install 'avsync[cpu]', or 'avsync[gpu]' for CUDA "
+            "(one of them, never both)"
+        ) from err
+    return onnxruntime
+
+
+def _providers(ort: Any, provider: Provider) -> list[str]:
+    available = ort.get_available_providers()
+    if provider == "cpu":
+        return ["CPUExecutionProvider"]
+    if provider not in ("auto", "cuda"):
+        raise InvalidOptionError(f"provider {provider!r} is unknown: auto, cpu or cuda")
+    if "CUDAExecutionProvider" in available:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if provider == "cuda":
+        raise ProviderUnavailableError(
+            "provider 'cuda' cannot be used: this ONNX Runtime has no CUDA execution provider; "
+            "install 'avsync[gpu]' in place of 'avsync[cpu]', or take provider 'auto'"
+        )
+    return ["CPUExecutionProvider"]
+
+
+class SyncModel:
+    """A loaded model.
+
+    Args:
+        folder: a model folder; None or "default" takes the bundled one.
+        provider: ``auto`` (CUDA when usable, else CPU), ``cpu`` or ``cuda``.
+        threads: CPU threads of each graph; None takes as many as there are cores.
+
+    Raises:
+        ModelNotFoundError, ModelCorruptError, DependencyMissingError, ProviderUnavailableError.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        provider: Provider = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InvalidOptionError(f"threads must be 1 or more, not {threads}")
+        bundled = folder is None or str(folder) == "default"
+        self.folder = bundled_models_dir() if bundled else Path(str(folder))
+        self.card = _read_card(self.folder)
+        ort = _runtime()
+        providers = _providers(ort, provider)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+
+        def session(graph: GraphFile) -> Any:
+            data = _checked_bytes(self.folder, graph)
+            try:
+                return ort.InferenceSession(data, options, providers=providers)
+            except Exception as err:  # ONNX Runtime raises its own unexported classes
+                raise ModelCorruptError(
+                    f"{self.folder / graph.file}: ONNX Runtime cannot load it ({err})"
+                ) from err
+
+        self._video = session(self.card.video)
+        self._audio = session(self.card.audio)
+        self.provider: str = self._video.get_providers()[0]
+        if provider == "cuda" and self.provider != "CUDAExecutionProvider":
+            raise ProviderUnavailableError(
+                "provider 'cuda' cannot be used: ONNX Runtime could not start CUDA "
+                "(driver or CUDA libraries missing); take provider 'auto' or 'cpu'"
+            )
+
+    def encode_video(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
+        """(T + 2 stack_reach, crop_height, crop_width) uint8 grey → (T, dim) tokens."""
+        out: FloatArray = self._video.run(None, {"crops": crops.astype(np.float32)})[0]
+        return out
+
+    def encode_audio(self, mel: FloatArray) -> FloatArray:
+        """(4 N, 80) log-mel → (N, dim) tokens, the first centred on column 0."""
+        out: FloatArray = self._audio.run(None, {"mel": mel.astype(np.float32, copy=False)})[0]
+        return out
+
+
+class VideoTokenStream:
+    """Encodes one track's crop chunks as they come; a token a tick, on the track's own ticks."""
+
+    BLOCK = 256
+
+    def __init__(self, model: SyncModel) -> None:
+        self._model = model
+        self._reach = model.card.stack_reach
+        self._halo = self._reach + model.card.context_reach
+        self._crops: npt.NDArray[np.uint8] = np.empty((0, 0, 0), np.uint8)
+        self._ahead = 0  # rows of the buffer that are context of the next token only
+
+    def push(self, chunk: CropChunk) -> list[FloatArray]:
+        """Add consecutive crops; get the blocks of tokens that became ready."""
+        card = self._model.card
+        top = (chunk.crops.shape[1] - card.crop_height) // 2
+        left = (chunk.crops.shape[2] - card.crop_width) // 2
+        new = chunk.crops[:, top : top + card.crop_height, left : left + card.crop_width]
+        if not len(self._crops):
+            lead = np.repeat(new[:1], self._reach, axis=0)
+            self._crops, self._ahead = np.concatenate([lead, new]), self._reach
+        else:
+            self._crops = np.concatenate([self._crops, new])
+        out = []
+        while len(self._crops) - self._ahead >= self.BLOCK + self._halo:
+            out.append(self._encode(self.BLOCK, self._halo))
+            drop = max(0, self._ahead + self.BLOCK - self._halo)
+            self._crops, self._ahead = self._crops[drop:], self._ahead + self.BLOCK - drop
+        return out
+
+    def close(self) -> list[FloatArray]:
+        """The last tokens of the track."""
+        if len(self._crops) == self._ahead:
+            return []
+        self._crops = np.concatenate(
+            [self._crops, np.repeat(self._crops[-1:], self._reach, axis=0)]
+        )
+        count = len(self._crops) - self._ahead - self._reach
+        return [self._encode(count, self._reach)]
+
+    def _encode(self, count: int, after: int) -> FloatArray:
+        tokens = self._model.encode_video(self._crops[: self._ahead + count + after])
+        skip = self._ahead - self._reach
+        return tokens[skip : skip + count]
+
+
+class AudioTokenStream:
+    """Encodes mel columns as they come: ``phases`` tokens a tick, on absolute ticks.
+
+    ``first`` is the index (in steps of 1 / phases tick) of the first token that comes out: token
+    ``i`` is centred on ``(first + i) / (25 phases)`` s.
+    """
+
+    BLOCK = 256
+
+    def __init__(self, model: SyncModel, first_column: int) -> None:
+        card = model.card
+        self._model = model
+        self._phases = card.phases
+        self._a_tick = MEL_HZ // 25
+        self._halo = card.context_reach + 3  # ticks; the convolutions see 8 columns either side
+        first_tick = -(-first_column // self._a_tick)
+        self.first = first_tick * card.phases
+        lead = first_tick * self._a_tick - first_column
+        self._skip = lead
+        self._mel: FloatArray = np.empty((0, MEL_BANDS), np.float32)
+        self._ahead = 0  # ticks of the buffer that are context only
+
+    def push(self, mel: FloatArray) -> list[FloatArray]:
+        """Add (n, 80) mel columns; get the blocks of tokens that became ready."""
+        n = min(self._skip, len(mel))
+        self._skip -= n
+        self._mel = np.concatenate([self._mel, mel[n:]])
+        out = []
+        while len(self._mel) // self._a_tick - self._ahead >= self.BLOCK + self._halo + 1:
+            out.append(self._encode(self.BLOCK, self._halo))
+            drop = max(0, self._ahead + self.BLOCK - self._halo)
+            self._mel = self._mel[drop * self._a_tick :]
+            self._ahead += self.BLOCK - drop
+        return out
+
+    def close(self) -> list[FloatArray]:
+        """The last tokens."""
+        count = len(self._mel) // self._a_tick - self._ahead
+        return [self._encode(count, 0)] if count > 0 else []
+
+    def _encode(self, count: int, after: int) -> FloatArray:
+        ticks = self._ahead + count + after
+        step = self._a_tick // self._phases
+        parts = []
+        for phase in range(self._phases):
+            mel = self._mel[phase * step : phase * step + ticks * self._a_tick]
+            short = ticks * self._a_tick - len(mel)
+            if short:
+                mel = np.concatenate([mel, np.repeat(mel[-1:], short, axis=0)])
+            parts.append(self._model.encode_audio(mel)[self._ahead : self._ahead + count])
+        out: FloatArray = np.stack(parts, 1).reshape(count * self._phases, -1)
+        return out

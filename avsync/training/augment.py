@@ -1,0 +1,115 @@
+"""Augmentation of batches of mouth crops and log-mels, in torch, seeded by the caller."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["augment_mel", "augment_video", "crop_centre"]
+
+MODEL_SIZE = (64, 96)
+
+
+def _uniform(n: int, low: float, high: float) -> Tensor:
+    return torch.rand(n) * (high - low) + low
+
+
+def _chosen(n: int, share: float) -> Tensor:
+    return torch.rand(n) < share
+
+
+def crop_centre(crops: Tensor) -> Tensor:
+    """(…, 80, 112) stored crops → (…, 64, 96), what the models see."""
+    top = (crops.shape[-2] - MODEL_SIZE[0]) // 2
+    left = (crops.shape[-1] - MODEL_SIZE[1]) // 2
+    return crops[..., top : top + MODEL_SIZE[0], left : left + MODEL_SIZE[1]]
+
+
+def augment_video(crops: Tensor, *, strength: float = 1.0) -> Tensor:
+    """(B, T, 80, 112) uint8 → (B, T, 64, 96) float 0..255.
+
+    One similarity transform, mirror, tone curve, blur, low resolution and occlusion a clip; slow
+    drift of the crop, noise and repeated frames over time.
+    """
+    b, t, height, width = crops.shape
+    x = crops.float()
+    repeat = torch.rand(b, t) < 0.04 * _chosen(b, 0.3).float()[:, None]
+    repeat[:, 0] = False
+    index = torch.arange(t).expand(b, t).clone()
+    index[repeat] -= 1
+    x = torch.gather(x, 1, index[:, :, None, None].expand_as(x))
+    angle = _uniform(b, -0.17, 0.17) * strength
+    zoom = 1 + _uniform(b, -0.15, 0.15) * strength
+    flip = torch.where(_chosen(b, 0.5), -1.0, 1.0)
+    dx, dy = _uniform(b, -0.13, 0.13) * strength, _uniform(b, -0.13, 0.13) * strength
+    aspect = 1 + _uniform(b, -0.08, 0.08) * strength
+    sx, sy = MODEL_SIZE[1] / width, MODEL_SIZE[0] / height
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    ratio = height / width
+    theta = torch.stack(
+        [
+            torch.stack([cos * sx * flip * aspect, -sin * sy * ratio, dx], 1),
+            torch.stack([sin * sx / ratio * flip, cos * sy, dy], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, [b, 1, *MODEL_SIZE], align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    low = _chosen(b, 0.25)
+    if low.any():
+        factor = float(_uniform(1, 1.5, 3.5))
+        small = F.interpolate(x[low], scale_factor=1 / factor, mode="area")
+        x[low] = F.interpolate(small, MODEL_SIZE, mode="bilinear", align_corners=False)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    gamma = torch.exp(_uniform(b, -0.4, 0.4) * strength)[:, None, None, None]
+    contrast = torch.exp(_uniform(b, -0.5, 0.3) * strength)[:, None, None, None]
+    x = 255 * (x.clamp(0, 255) / 255) ** gamma
+    x = (x - mean) * contrast + mean + (_uniform(b, -40, 40) * strength)[:, None, None, None]
+    ramp = torch.linspace(-1, 1, MODEL_SIZE[1])[None, None, None, :]
+    x = x + ramp * (_uniform(b, -25, 25) * strength)[:, None, None, None]
+    noise = (_uniform(b, 0, 8) * _chosen(b, 0.4) * strength)[:, None, None, None]
+    x = x + noise * torch.randn(1, t, *MODEL_SIZE)
+    for i in torch.nonzero(_chosen(b, 0.15))[:, 0].tolist():
+        h, w = int(_uniform(1, 8, 26)), int(_uniform(1, 10, 40))
+        top = int(_uniform(1, 0, MODEL_SIZE[0] - h))
+        left = int(_uniform(1, 0, MODEL_SIZE[1] - w))
+        x[i, :, top : top + h, left : left + w] = float(_uniform(1, 0, 255))
+    return x.clamp(0, 255)
+
+
+def augment_mel(mel: Tensor, *, strength: float = 1.0) -> Tensor:
+    """(B, C, 80) natural-log mel → same shape: gain, equaliser, noise, babble, room, telephone."""
+    b, columns, bands = mel.shape
+    x = mel + (_uniform(b, -2.0, 1.0) * strength)[:, None, None]
+    knots = torch.randn(b, 1, 6) * 0.6 * strength
+    x = x + F.interpolate(knots, bands, mode="linear", align_corners=True)
+    power = x.exp()
+    room = _chosen(b, 0.2)
+    if room.any():
+        length = int(_uniform(1, 6, 25))
+        decay = torch.exp(-torch.arange(length) * float(_uniform(1, 0.2, 0.7)))
+        tail = decay * float(_uniform(1, 0.05, 0.3))
+        tail[0] = 1.0
+        rows = power[room].transpose(1, 2).reshape(-1, 1, columns)
+        wet = F.conv1d(F.pad(rows, (length - 1, 0)), tail.flip(0)[None, None])
+        power[room] = wet.reshape(-1, bands, columns).transpose(1, 2)
+    level = power.mean((1, 2), keepdim=True)
+    tilt = torch.linspace(1, -1, bands)[None, None, :] * _uniform(b, -1, 2)[:, None, None]
+    hiss = torch.exp(tilt + 0.35 * torch.randn(b, columns, bands))
+    ratio = 10 ** (_uniform(b, -32, 0) / 20) * _chosen(b, 0.5)
+    power = power + hiss * level * (ratio * strength)[:, None, None]
+    other = power.roll(1, 0).roll(int(_uniform(1, 10, columns - 10)), 1)
+    babble = 10 ** (_uniform(b, -30, -6) / 20) * _chosen(b, 0.3)
+    scale = level / other.mean((1, 2), keepdim=True).clamp_min(1e-8)
+    power = power + other * scale * (babble * strength)[:, None, None]
+    x = power.clamp_min(1e-5).log()
+    for i in torch.nonzero(_chosen(b, 0.1))[:, 0].tolist():
+        x[i, :, int(_uniform(1, 52, 76)) :] = math.log(1e-5)
+    for i in torch.nonzero(_chosen(b, 0.3))[:, 0].tolist():
+        width = int(_uniform(1, 4, 14))
+        start = int(_uniform(1, 0, bands - width))
+        x[i, :, start : start + width] = x[i].mean()
+    return x

@@ -1,0 +1,58 @@
+"""Contrastive loss over time: every video token against all shifts of the sound around it.
+
+A shift ``s`` pairs video token ``t`` with audio token ``t + s``; positive ``s`` means that the
+sound comes later than the lips (the opposite sign of ``offset_ms``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["MultiScaleShiftLoss", "shift_grid", "soft_targets"]
+
+
+def shift_grid(video: Tensor, audio: Tensor) -> Tensor:
+    """Cosines (B, T, S) of video (B, T, d), audio (B, T + S - 1, d): index s pairs t, t + s."""
+    shifts = audio.shape[1] - video.shape[1] + 1
+    windows = audio.unfold(1, shifts, 1)  # (B, T, d, S)
+    return torch.einsum("btd,btds->bts", video, windows)
+
+
+def soft_targets(true_shift: Tensor, shifts: int) -> Tensor:
+    """(B,) fractional shift index → (B, S) weights on the two neighbouring indices."""
+    low = true_shift.floor().long().clamp(0, shifts - 2)
+    high_weight = (true_shift - low).clamp(0, 1)
+    out = torch.zeros(len(true_shift), shifts, device=true_shift.device)
+    rows = torch.arange(len(true_shift), device=true_shift.device)
+    out[rows, low] = 1 - high_weight
+    out[rows, low + 1] = high_weight
+    return out
+
+
+class MultiScaleShiftLoss(nn.Module):
+    """Mean cross-entropy over the shifts for windows of several lengths, one temperature each.
+
+    Args:
+        scales: window lengths in tokens; the grid is averaged over each window before softmax.
+    """
+
+    def __init__(self, scales: tuple[int, ...] = (1, 5, 20)) -> None:
+        super().__init__()
+        self.scales = scales
+        start = torch.tensor([10.0 * k**0.25 for k in scales])
+        self.log_scale = nn.Parameter(start.log())
+
+    def forward(self, grid: Tensor, known: Tensor, target: Tensor) -> Tensor:
+        """Loss of cosines ``grid`` (B, T, S), ``known`` (B, T, S) bool, ``target`` (B, S)."""
+        weight = known.to(grid.dtype).transpose(1, 2)
+        total = grid.new_zeros(())
+        for i, k in enumerate(self.scales):
+            share = F.avg_pool1d(weight, k, 1)
+            mean = F.avg_pool1d(grid.transpose(1, 2) * weight, k, 1) / share.clamp_min(1e-6)
+            logits = (mean * self.log_scale[i].exp()).masked_fill(share < 0.5, -30.0)
+            nll = -(target.unsqueeze(-1) * logits.log_softmax(1)).sum(1)
+            alive = (share * (target > 0).unsqueeze(-1)).sum(1) > 0.25
+            total = total + (nll * alive).sum() / alive.sum().clamp_min(1)
+        return total / len(self.scales)

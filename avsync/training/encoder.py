@@ -1,0 +1,162 @@
+"""The encoder pair that ships: mouth crops and log-mel to tokens at 25 Hz.
+
+A video token sees exactly five frames (0.2 s) and an audio token 17 mel columns (0.19 s), so
+that the published 5-frame protocol can be run on them honestly; a small dilated temporal stack
+on top (0.6 s each way) yields context tokens. Both are unit vectors; a token is their
+concatenation, each half scaled so that a dot product is the weighted sum of both cosines.
+Dense 3x3 convolutions, early stride, a temporal stack of frames through a 2-D stem.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["FRAME_STACK", "AudioEncoder", "EncoderConfig", "SyncEncoder", "VideoEncoder"]
+
+#: Frames a video token sees; the token belongs to the middle one.
+FRAME_STACK = 5
+CONTEXT_DILATIONS = (1, 2, 4)
+
+
+class EncoderConfig(BaseModel):
+    """Widths of the encoder pair."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    video_channels: tuple[int, int, int, int] = (32, 48, 96, 192)
+    audio_channels: tuple[int, int, int] = (32, 64, 128)
+    dim: int = 256
+    local_dim: int = 128
+    context_dim: int = 128
+    dropout: float = 0.1
+
+
+def _conv(cin: int, cout: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Sequential:
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, kernel, stride, padding, bias=False),
+        nn.BatchNorm2d(cout),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int, kernel: tuple[int, int] = (3, 3)) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels, kernel, (1, 1))
+        pad = (kernel[0] // 2, kernel[1] // 2)
+        self.second = nn.Conv2d(channels, channels, kernel, 1, pad, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm(self.second(self.first(x))))
+
+
+class VideoEncoder(nn.Module):
+    """(B, T + 4, 64, 96) grey 0..255 → (B, T, dim): token t sees frames t … t + 4."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        c = config.video_channels
+        self.stem = _conv(FRAME_STACK, c[0], (5, 5), (2, 2))
+        self.body = nn.Sequential(
+            _conv(c[0], c[1], (3, 3), (2, 2)),
+            _Residual(c[1]),
+            _conv(c[1], c[2], (3, 3), (2, 2)),
+            _Residual(c[2]),
+            _conv(c[2], c[3], (3, 3), (2, 2)),
+            _Residual(c[3]),
+        )
+        self.squeeze = nn.Conv2d(c[3], 64, 1)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(64 * 4 * 6, config.dim)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Tokens of crops, see the class."""
+        mean = crops.mean((2, 3), keepdim=True)
+        spread = (crops - mean).square().mean((2, 3), keepdim=True).sqrt()
+        x = (crops - mean) / (spread + 8.0)
+        tokens = x.shape[1] - FRAME_STACK + 1
+        stacked = torch.stack([x[:, i : i + tokens] for i in range(FRAME_STACK)], 2)
+        b = stacked.shape[0]
+        flat = stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        y: Tensor = self.squeeze(self.body(self.stem(flat)))
+        y = self.head(self.dropout(F.relu(y).flatten(1)))
+        return y.view(b, tokens, -1)
+
+
+class AudioEncoder(nn.Module):
+    """(B, 4 N, 80) log-mel → (B, N, dim): token n is centred on column 4 n, sees 8 either side."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        c = config.audio_channels
+        self.body = nn.Sequential(
+            _conv(1, c[0], (3, 3), (1, 2)),
+            _conv(c[0], c[1], (3, 3), (2, 2)),
+            _Residual(c[1]),
+            _conv(c[1], c[2], (3, 3), (2, 2)),
+            _Residual(c[2], (1, 3)),
+            _conv(c[2], c[2], (1, 3), (1, 2)),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(c[2] * 5, config.dim)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Tokens of mels, see the class."""
+        x = (mel + 4.0) / 3.0
+        y: Tensor = self.body(x.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+        y = y.permute(0, 2, 1, 3).flatten(2)  # (B, N, C * 5)
+        out: Tensor = self.head(self.dropout(F.relu(y)))
+        return out
+
+
+class _Context(nn.Module):
+    """Dilated temporal convolutions over tokens (B, T, dim)."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(
+            nn.Conv1d(dim, dim, 3, padding=d, dilation=d) for d in CONTEXT_DILATIONS
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in CONTEXT_DILATIONS)
+        self.outer = nn.ModuleList(nn.Linear(dim, dim) for _ in CONTEXT_DILATIONS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for inner, norm, outer in zip(self.inner, self.norms, self.outer, strict=True):
+            y = inner(norm(x).transpose(1, 2)).transpose(1, 2)
+            x = x + self.dropout(outer(F.relu(y)))
+        return x
+
+
+class _Tower(nn.Module):
+    def __init__(self, config: EncoderConfig, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.local = nn.Linear(config.dim, config.local_dim)
+        self.context = _Context(config.dim, config.dropout)
+        self.wide = nn.Linear(config.dim, config.context_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.encoder(x)
+        local = F.normalize(self.local(tokens), dim=-1)
+        wide = F.normalize(self.wide(self.context(tokens)), dim=-1)
+        return local, wide
+
+
+class SyncEncoder(nn.Module):
+    """Both towers. ``video`` and ``audio`` each return (local, context) unit tokens."""
+
+    def __init__(self, config: EncoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or EncoderConfig()
+        self.video = _Tower(self.config, VideoEncoder(self.config))
+        self.audio = _Tower(self.config, AudioEncoder(self.config))
+
+    def forward(self, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Local and context tokens of the video, then of the audio."""
+        return (*self.video(crops), *self.audio(mel))

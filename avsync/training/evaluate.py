@@ -1,0 +1,97 @@
+"""Measures on cached clips: the published window protocol and whole-clip offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from avsync.training.augment import crop_centre
+from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
+from avsync.training.encoder import SyncEncoder
+
+__all__ = ["clip_late_columns", "clip_tokens", "protocol", "score_rows", "validate"]
+
+HALF = 15
+FloatArray = npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def clip_tokens(
+    model: SyncEncoder, clip: ClipFeatures, *, bf16: bool = True, phase: int = 0
+) -> tuple[FloatArray, FloatArray, int]:
+    """Tokens of a whole clip: video (T - 4, d), audio (N, d), and ``lag``.
+
+    Audio token ``t + lag`` belongs to the same instant as video token ``t``. ``d`` is the local
+    and the context part side by side, each a unit vector. ``phase`` (mel columns) delays the
+    columns that the audio tokens are centred on.
+    """
+    crops = crop_centre(torch.from_numpy(clip.crops)).float()[None]
+    begin = (clip.lead + 2 * COLUMNS_A_TICK + phase) % COLUMNS_A_TICK
+    mel = torch.from_numpy(clip.mel[begin:].astype(np.float32))[None]
+    mel = mel[:, : mel.shape[1] // COLUMNS_A_TICK * COLUMNS_A_TICK]
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        video = torch.cat(model.video(crops), -1)[0]
+        audio = torch.cat(model.audio(mel), -1)[0]
+    lag = (clip.lead + 2 * COLUMNS_A_TICK + phase - begin) // COLUMNS_A_TICK
+    return video.float().numpy(), audio.float().numpy(), lag
+
+
+def score_rows(video: FloatArray, audio: FloatArray, lag: int, half: int = HALF) -> FloatArray:
+    """Scores (T, 2 half + 1): video token t with audio t + lag + s - half; NaN outside."""
+    full = video @ audio.T
+    index = np.arange(len(video))[:, None] + lag + np.arange(-half, half + 1)[None, :]
+    inside = (index >= 0) & (index < full.shape[1])
+    rows = np.take_along_axis(full, index.clip(0, full.shape[1] - 1), 1)
+    return np.where(inside, rows, np.nan).astype(np.float32)
+
+
+def protocol(rows: FloatArray, windows: Sequence[int] = (5, 7, 9, 11, 13, 15)) -> dict[int, float]:
+    """The published accuracy of one in-sync clip: share of windows whose argmax is within ±1.
+
+    ``K`` frames: the mean of ``K - 4`` neighbouring 5-frame rows (fewer at the edges); shifts
+    outside the sound score -1000.
+    """
+    filled = np.where(np.isnan(rows), -1000.0, rows)
+    out = {}
+    for k in windows:
+        side = (k - 5) // 2
+        means = np.stack(
+            [filled[max(0, i - side) : i + side + 1].mean(0) for i in range(len(filled))]
+        )
+        out[k] = float((np.abs(means.argmax(1) - HALF) <= 1).mean())
+    return out
+
+
+def clip_late_columns(rows: FloatArray) -> tuple[float, float]:
+    """By how many mel columns (10 ms) the sound comes after the lips, and the peak's margin."""
+    mean = np.nanmean(np.where(np.isfinite(rows), rows, np.nan), 0)
+    counted = np.isfinite(rows).sum(0)
+    mean = np.where(counted >= 0.4 * len(rows), mean, -1.0)
+    best = int(mean.argmax())
+    shift = float(best)
+    if 0 < best < len(mean) - 1:
+        a, b, c = mean[best - 1 : best + 2]
+        shift += float(np.clip(0.5 * (a - c) / (a - 2 * b + c - 1e-9), -0.5, 0.5))
+    far = np.delete(mean, range(max(0, best - 2), min(len(mean), best + 3)))
+    return (shift - HALF) * COLUMNS_A_TICK, float(mean[best] - far.max())
+
+
+def validate(model: SyncEncoder, clips: Sequence[ClipFeatures], *, local: int) -> dict[str, float]:
+    """K = 5, 9, 15 protocol with local tokens; K = 5 and clip accuracy with all tokens."""
+    model.eval()
+    sums: dict[str, list[float]] = {}
+    for clip in clips:
+        video, audio, lag = clip_tokens(model, clip)
+        own = protocol(score_rows(video[:, :local], audio[:, :local], lag), (5, 9, 15))
+        rows = score_rows(video, audio, lag)
+        for k, value in own.items():
+            sums.setdefault(f"k{k}", []).append(value)
+        sums.setdefault("wide5", []).append(protocol(rows, (5,))[5])
+        late, margin = clip_late_columns(rows)
+        sums.setdefault("clip40", []).append(float(abs(late) <= 4))
+        sums.setdefault("abs_ms", []).append(abs(late) * 10)
+        sums.setdefault("margin", []).append(margin)
+    return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}

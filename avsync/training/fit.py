@@ -1,0 +1,253 @@
+"""A thin training loop for the encoder pair: AdamW, warm-up, cosine, EMA, resume, JSONL log."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from avsync.training.augment import augment_mel, augment_video, crop_centre
+from avsync.training.contrastive import MultiScaleShiftLoss, shift_grid, soft_targets
+from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
+from avsync.training.encoder import EncoderConfig, SyncEncoder
+
+__all__ = ["Sampler", "TrainConfig", "Trainer", "pair_grids"]
+
+SHIFTS = 31
+HALF = SHIFTS // 2
+#: Audio tokens beside the grid on each side, so that none of those used saw the slice's edge.
+MARGIN = 9
+SILENCE = math.log(1e-5)
+
+
+class TrainConfig(BaseModel):
+    """All that a run depends on; saved next to its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: EncoderConfig = EncoderConfig()
+    steps: int = 4000
+    batch: int = 16
+    tokens: int = 40
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    ema: float = 0.998
+    strength: float = 1.0
+    seed: int = 0
+    threads: int = 2
+    bf16: bool = True
+    log_every: int = 20
+    save_every: int = 100
+
+
+class Sampler:
+    """Draws random windows of clips; a clip's weight grows with its length up to 12 s.
+
+    Args:
+        clips: cached features. late_columns: per clip, by how many mel columns (10 ms) its own
+            sound comes later than its lips; the window is re-centred by it.
+    """
+
+    def __init__(
+        self,
+        clips: list[ClipFeatures],
+        late_columns: dict[str, float] | None = None,
+        weights: dict[str, float] | None = None,
+        *,
+        tokens: int,
+        seed: int,
+    ) -> None:
+        self.clips = [c for c in clips if len(c.crops) >= tokens + 4 and c.valid.mean() > 0.7]
+        self.late = late_columns or {}
+        self.tokens = tokens
+        self.rng = np.random.default_rng(seed)
+        size = np.array(
+            [min(len(c.crops), 300) * (weights or {}).get(c.clip, 1.0) for c in self.clips]
+        )
+        self.weight = size / size.sum()
+
+    def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """crops (B, T+4, 80, 112) uint8, mel (B, C, 80), known (B, N) bool, true shift (B,)."""
+        need = self.tokens + 4
+        columns = (self.tokens + SHIFTS - 1 + 2 * MARGIN) * COLUMNS_A_TICK
+        crops, mels, known, shifts = [], [], [], []
+        for i in self.rng.choice(len(self.clips), batch, replace=False, p=self.weight):
+            clip = self.clips[i]
+            room = len(clip.crops) - need
+            reach = HALF + 6
+            if room > 2 * reach:
+                start = int(self.rng.integers(reach, room - reach + 1))
+            else:
+                start = int(self.rng.integers(0, room + 1))
+            jitter = float(self.rng.uniform(-5.5, 5.5)) * COLUMNS_A_TICK
+            late = self.late.get(clip.clip, 0.0)
+            exact = clip.lead + (start + 2 - HALF - MARGIN) * COLUMNS_A_TICK + late - jitter
+            column = round(exact)
+            shifts.append(HALF + (jitter + exact - column) / COLUMNS_A_TICK)
+            wanted = np.arange(column, column + columns)
+            there = (wanted >= 0) & (wanted < len(clip.mel))
+            mel = np.full((columns, clip.mel.shape[1]), SILENCE, np.float32)
+            mel[there] = clip.mel[wanted[there]]
+            mels.append(mel)
+            known.append(there[MARGIN * 4 : -MARGIN * 4 : 4])
+            crops.append(clip.crops[start : start + need])
+        return (
+            torch.from_numpy(np.stack(crops)),
+            torch.from_numpy(np.stack(mels)),
+            torch.from_numpy(np.stack(known)),
+            torch.tensor(shifts, dtype=torch.float32),
+        )
+
+
+def pair_grids(model: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+    """Local and context cosine grids (B, T, S) of a sampled batch."""
+    v_local, v_wide, a_local, a_wide = model(crops, mel)
+    cut = slice(MARGIN, -MARGIN)
+    return (
+        shift_grid(v_local.float(), a_local[:, cut].float()),
+        shift_grid(v_wide.float(), a_wide[:, cut].float()),
+    )
+
+
+class Trainer:
+    """Holds a model, its optimiser and its moving average; one ``step`` a batch."""
+
+    def __init__(self, config: TrainConfig, *, device: str = "cpu") -> None:
+        torch.manual_seed(config.seed)
+        if device == "cpu":
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.device = torch.device(device)
+        self.model = SyncEncoder(config.encoder).to(self.device, memory_format=torch.channels_last)
+        self.losses = nn.ModuleList(MultiScaleShiftLoss() for _ in range(3)).to(self.device)
+        self.match_scale = nn.Parameter(torch.tensor(2.5, device=self.device))
+        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        everything = [*self.model.parameters(), *self.losses.parameters(), self.match_scale]
+        self.optimiser = torch.optim.AdamW(
+            everything, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        )
+        self.done = 0
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        c = self.config
+        if self.done < c.warmup:
+            return c.learning_rate * (self.done + 1) / c.warmup
+        part = min(1.0, (self.done - c.warmup) / max(1, c.steps - c.warmup))
+        return c.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+
+    def step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
+        """One optimiser step. Returns the parts of the loss and the local hit rate."""
+        crops, mel, known_audio, shift = batch
+        strength = self.config.strength
+        video = augment_video(crops, strength=strength).to(self.device)
+        sound = augment_mel(mel, strength=strength).to(self.device)
+        shift, known_audio = shift.to(self.device), known_audio.to(self.device)
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            local, wide = pair_grids(self.model, video, sound)
+        known = known_audio.unfold(1, SHIFTS, 1)
+        target = soft_targets(shift, SHIFTS)
+        parts = {
+            "local": self.losses[0](local, known, target),
+            "wide": self.losses[1](wide, known, target),
+            "both": self.losses[2]((local + wide) / 2, known, target),
+            "match": self._match(local + wide, target),
+        }
+        loss = parts["local"] + parts["wide"] + parts["both"] + 0.2 * parts["match"]
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimiser.step()
+        self.done += 1
+        self._follow()
+        with torch.no_grad():
+            off = (local.argmax(-1) - shift[:, None]).abs() <= 1
+            parts["hit"] = off.float().mean()
+            clip = (((local + wide).mean(1)).argmax(-1) - shift).abs() <= 1
+            parts["clip"] = clip.float().mean()
+        return {name: float(value.detach()) for name, value in parts.items()}
+
+    def _match(self, grid: Tensor, target: Tensor) -> Tensor:
+        """A clip's score at its true shift must beat its own mean over the far shifts."""
+        mean = grid.mean(1)
+        true = (mean * target).sum(-1)
+        far = mean.masked_fill(target > 0, -4).topk(8, dim=-1).values.mean(-1)
+        return nn.functional.softplus((far + 0.3 - true) * self.match_scale.exp()).mean()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        keep = min(self.config.ema, (1 + self.done) / (10 + self.done))
+        for mine, theirs in zip(
+            self.average.state_dict().values(), self.model.state_dict().values(), strict=True
+        ):
+            if mine.dtype.is_floating_point:
+                mine.lerp_(theirs, 1 - keep)
+            else:
+                mine.copy_(theirs)
+
+    def save(self, file: Path) -> None:
+        """Everything needed to resume."""
+        state = {
+            "config": self.config.model_dump(),
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "losses": self.losses.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        temporary = file.with_suffix(".part")
+        torch.save(state, temporary)
+        temporary.replace(file)
+
+    def load(self, file: Path, *, weights_only_start: bool = False) -> None:
+        """Resume from ``file``, or only take its averaged weights as a warm start."""
+        state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+        if weights_only_start:
+            self.model.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
+            return
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.losses.load_state_dict(state["losses"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done = int(state["done"])
+
+    def run(self, sampler: Sampler, out: Path, *, validate: Any = None) -> None:
+        """Train to ``config.steps``; ``validate(average)`` → dict goes to the log at each save."""
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(self.config.model_dump_json(indent=1))
+        began, sums = time.monotonic(), dict[str, float]()
+        with (out / "log.jsonl").open("a") as log:
+            while self.done < self.config.steps:
+                for name, value in self.step(sampler.draw(self.config.batch)).items():
+                    sums[name] = sums.get(name, 0.0) + value / self.config.log_every
+                row: dict[str, Any] = {"step": self.done, "s": round(time.monotonic() - began, 1)}
+                if self.done % self.config.log_every == 0:
+                    row |= {k: round(v, 4) for k, v in sums.items()} | {"lr": self.rate()}
+                    sums = {}
+                if self.done % self.config.save_every == 0 or self.done == self.config.steps:
+                    self.save(out / "state.pt")
+                    if validate is not None:
+                        row |= validate(self.average)
+                if len(row) > 2:
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+
+
+def centre_batch(clip: ClipFeatures) -> tuple[Tensor, Tensor]:
+    """A whole clip for evaluation: crops (1, T, 64, 96) float, mel (1, 4 N, 80)."""
+    crops = crop_centre(torch.from_numpy(clip.crops)).float()[None]
+    mel = torch.from_numpy(clip.mel.astype(np.float32))
+    return crops, mel[None, : len(mel) // 4 * 4]

@@ -1,0 +1,242 @@
+"""From evidence to a result: which status, which offset, which segments, in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync.offsets import (
+    MIN_TICKS,
+    TICK_MS,
+    WINDOW_TICKS,
+    AudioTokens,
+    Estimate,
+    Evidence,
+    TrackTokens,
+    estimate,
+    gather,
+    probability,
+)
+from avsync.result import MIN_WINDOWS, Curve, Segment, Status, SyncResult, Tolerance, Track
+from avsync.runtime import Calibration
+from avsync.segments import Drift, find_drift, find_pieces
+
+__all__ = ["TrackSight", "judge"]
+
+#: Below this probability no offset is claimed.
+GATE = 0.5
+#: Seconds of speech that are needed at least.
+MIN_SPEECH_S = 0.6
+#: A mouth whose lip gap varies less than this (eye distances, standard deviation) is still.
+STILL_MOUTH = 0.008
+#: Pieces whose offsets lie closer than this are one.
+SAME_MS = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSight:
+    """What is known of one face apart from its tokens; ``box`` in pixels of the upright picture."""
+
+    id: int
+    start_s: float
+    end_s: float
+    face_px: float
+    box: tuple[float, ...]
+    mouth_motion: float
+    seen_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    rows: npt.NDArray[np.bool_]
+    found: Estimate
+    probability: float
+
+    @property
+    def claimed(self) -> bool:
+        return self.probability >= GATE and self.found.agreeing >= MIN_WINDOWS
+
+
+def judge(
+    tracks: Sequence[TrackTokens],
+    sights: Sequence[TrackSight],
+    audio: AudioTokens,
+    *,
+    calibration: Calibration,
+    max_offset_ms: float,
+    tolerance: Tolerance,
+    common: dict[str, Any],
+) -> SyncResult:
+    """The result of one file; ``common`` holds the fields that do not depend on the evidence."""
+
+    def unjudged(status: Status, reason: str | None = None, **more: Any) -> SyncResult:
+        seen = tuple(_track(s, None, None) for s in sights)
+        return SyncResult(status=status, reason=reason, **({"tracks": seen} | common | more))
+
+    if not tracks:
+        return unjudged(Status.no_face)
+    if common.get("speech_s", MIN_SPEECH_S) < MIN_SPEECH_S:
+        return unjudged(Status.no_speech)
+    evidence = gather(tracks, audio, max_offset_ms=max_offset_ms)
+    if evidence.seen_windows < MIN_WINDOWS:
+        need = MIN_WINDOWS * WINDOW_TICKS * TICK_MS / 1000
+        longest = max(s.seen_s for s in sights)
+        return unjudged(
+            Status.too_short,
+            f"a mouth is seen for {longest:.1f} s; {need:.1f} s together with speech are needed",
+        )
+    if len(evidence) < MIN_WINDOWS:
+        return unjudged(Status.too_short, "too little speech is heard while a mouth is seen")
+    logs = evidence.log_windows(calibration.scale)
+    everything = np.ones(len(evidence), bool)
+    drift = find_drift(evidence, logs)
+    pieces, gain = _pieces(evidence, logs, calibration)
+    if drift is not None and drift.gain < gain:
+        drift = None
+    if drift is not None:
+        evidence = _straightened(evidence, drift)
+        pieces = [_piece(evidence, everything, calibration)]
+    claimed = [p for p in pieces if p.claimed]
+    whole = max(claimed or pieces, key=lambda p: int(p.rows.sum()))
+    common = common | {
+        "windows": sum(p.found.agreeing for p in claimed) or whole.found.agreeing,
+        "curve": _curve(evidence, whole.found, max_offset_ms),
+    }
+    if not claimed or abs(whole.found.offset_ms) > max_offset_ms:
+        status, reason = _why_not(sights, whole)
+        return unjudged(status, reason, probability=whole.probability, **common)
+    seen = tuple(_rated(evidence, k, sights[k], whole, calibration) for k in range(len(sights)))
+    offset = whole.found.offset_ms
+    segments = tuple(_segment(evidence, p) for p in claimed)
+    amiss = not all(tolerance.contains(s.offset_ms) for s in segments)
+    if drift is not None:
+        ends = (drift.offset_ms_start, drift.offset_ms_end)
+        left = not all(tolerance.contains(e) for e in ends)
+        status = Status.drift if left else Status.in_sync
+        amiss = False
+    else:
+        status = Status.in_sync
+    if amiss or not tolerance.contains(offset):
+        status = Status.drift if status is Status.drift else Status.out_of_sync
+    return SyncResult(
+        status=status,
+        offset_ms=offset,
+        probability=whole.probability,
+        drift_ms_per_min=None if drift is None else drift.ms_per_min,
+        segments=segments,
+        tracks=seen,
+        **common,
+    )
+
+
+def _piece(evidence: Evidence, rows: npt.NDArray[np.bool_], calibration: Calibration) -> _Piece:
+    found = estimate(evidence, calibration, rows=rows)
+    return _Piece(rows, found, probability(found, calibration))
+
+
+def _pieces(
+    evidence: Evidence, logs: npt.NDArray[np.float32], calibration: Calibration
+) -> tuple[list[_Piece], float]:
+    """Runs of one offset; runs that say the same, or cannot be claimed, join their neighbours."""
+    spans, gain = find_pieces(logs)
+    whole = _piece(evidence, np.ones(len(evidence), bool), calibration)
+    if len(spans) == 1:
+        return [whole], 0.0
+    pieces: list[_Piece] = []
+    for low, high in spans:
+        rows = np.zeros(len(evidence), bool)
+        rows[low:high] = True
+        piece = _piece(evidence, rows, calibration)
+        if not piece.claimed:
+            continue
+        if pieces and abs(pieces[-1].found.offset_ms - piece.found.offset_ms) < SAME_MS:
+            piece = _piece(evidence, pieces.pop().rows | rows, calibration)
+        pieces.append(piece)
+    if len(pieces) < 2:
+        return [whole], 0.0
+    return pieces, gain
+
+
+def _straightened(evidence: Evidence, drift: Drift) -> Evidence:
+    """The grid with each window moved by the drift since the middle of the file."""
+    times = evidence.ticks + WINDOW_TICKS / 2
+    middle = (times[0] + times[-1]) / 2
+    minutes = (times - middle) * TICK_MS / 60_000
+    moved = np.round(-drift.ms_per_min * minutes / evidence.step_ms).astype(int)
+    columns = np.arange(evidence.scores.shape[2])[None, :] + moved[:, None]
+    inside = (columns >= 0) & (columns < evidence.scores.shape[2])
+    index = columns.clip(0, evidence.scores.shape[2] - 1)
+    scores = np.take_along_axis(
+        evidence.scores, np.broadcast_to(index, evidence.scores.shape), axis=2
+    )
+    return Evidence(
+        track_ids=evidence.track_ids,
+        ticks=evidence.ticks,
+        scores=np.where(inside, scores, np.nan).astype(np.float32),
+        pairs=evidence.pairs,
+        reach=evidence.reach,
+        step_ms=evidence.step_ms,
+        seen_windows=evidence.seen_windows,
+    )
+
+
+def _curve(evidence: Evidence, found: Estimate, max_offset_ms: float) -> Curve:
+    shifts, scores = evidence.shifts_ms[::-1], found.curve[::-1]
+    keep = np.abs(shifts) <= max_offset_ms + 1e-6
+    return Curve(shift_ms=tuple(map(float, shifts[keep])), score=tuple(map(float, scores[keep])))
+
+
+def _why_not(sights: Sequence[TrackSight], whole: _Piece) -> tuple[Status, str]:
+    if all(s.mouth_motion < STILL_MOUTH for s in sights):
+        return Status.not_speaking, "speech is heard, but no visible mouth moves"
+    found = whole.found
+    return (
+        Status.ambiguous,
+        f"no shift stands out: {found.agreeing} of {found.windows} windows agree, "
+        f"probability {whole.probability:.2f}",
+    )
+
+
+def _segment(evidence: Evidence, piece: _Piece) -> Segment:
+    index = np.flatnonzero(piece.rows)
+    ticks = evidence.ticks[index]
+    best = round(evidence.reach - piece.found.offset_ms / evidence.step_ms)
+    at = evidence.scores[:, index, min(max(best, 0), evidence.scores.shape[2] - 1)]
+    per_track = np.where(np.isfinite(at), at, 0).sum(1)
+    return Segment(
+        start_s=float(ticks[0]) * TICK_MS / 1000,
+        end_s=float(ticks[-1] + WINDOW_TICKS) * TICK_MS / 1000,
+        offset_ms=piece.found.offset_ms,
+        probability=piece.probability,
+        track=evidence.track_ids[int(per_track.argmax())],
+    )
+
+
+def _track(sight: TrackSight, speaking: float | None, score: float | None) -> Track:
+    left, top, right, bottom = sight.box
+    return Track(
+        id=sight.id,
+        start_s=sight.start_s,
+        end_s=sight.end_s,
+        face_px=sight.face_px,
+        box=(left, top, right, bottom),
+        speaking=speaking,
+        score=score,
+    )
+
+
+def _rated(
+    evidence: Evidence, k: int, sight: TrackSight, whole: _Piece, calibration: Calibration
+) -> Track:
+    """How well one face alone supports the file's offset."""
+    rows = evidence.pairs[k] >= MIN_TICKS
+    if not rows.any():
+        return _track(sight, None, None)
+    best = round(evidence.reach - whole.found.offset_ms / evidence.step_ms)
+    best = min(max(best, 0), evidence.scores.shape[2] - 1)
+    alone = estimate(evidence, calibration, rows=rows, tracks=[k], at=best)
+    return _track(sight, probability(alone, calibration), alone.features["margin"])
