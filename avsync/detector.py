@@ -20,7 +20,7 @@ from avsync.runtime import AudioTokenStream, Provider, SyncModel, VideoTokenStre
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
 
-__all__ = ["SyncDetector"]
+__all__ = ["SyncDetector", "score"]
 
 MAX_OFFSET_MS = 10_000.0
 #: Progress is reported this often (ticks).
@@ -206,3 +206,11 @@ class SyncDetector:
         found = [b for b in buffers.values() if sum(map(len, b.valid)) > 4]
         done = [b.finish(i, self.model.card.stack_reach) for i, b in enumerate(found)]
         return [t for t, _ in done], [s for _, s in done]
+
+
+def score(path: str | Path, **options: Any) -> SyncResult:
+    """Measure one file with a detector of its own; ``options`` are :class:`SyncDetector`'s.
+
+    For more than one file make a :class:`SyncDetector` once and call its ``score``.
+    """
+    return SyncDetector(**options).score(path)

@@ -74,6 +74,8 @@ class ModelCard(BaseModel):
     #: Audio tokens a tick: their centres lie 40 / phases ms apart.
     phases: int
     dim: int
+    #: The first ``local_dim`` numbers of a token rest on one stack alone (0.2 s).
+    local_dim: int
     opset: int
     calibration: Calibration
 

@@ -161,6 +161,7 @@ def export_model(
             context_reach=sum(CONTEXT_DILATIONS),
             phases=phases,
             dim=model.config.local_dim + model.config.context_dim,
+            local_dim=model.config.local_dim,
             opset=OPSET,
             calibration=calibration,
         )
