@@ -1,0 +1,84 @@
+"""Audio-video synchronisation from talking faces.
+
+The public names below load their modules on first use, so that ``import avsync`` is quick and
+brings in neither torch nor mediapipe nor ONNX Runtime.
+
+    >>> from avsync import SyncDetector
+    >>> result = SyncDetector().score("talk.mp4")  # doctest: +SKIP
+    >>> result.offset_ms                           # doctest: +SKIP
+    120.0
+
+``offset_ms`` is positive when the audio leads (the sound is early): it is the delay to give to
+the audio to repair the file.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from avsync.detector import SyncDetector, score
+    from avsync.errors import (
+        AVSyncError,
+        DependencyMissingError,
+        InvalidOptionError,
+        MediaNotFoundError,
+        MediaReadError,
+        ModelCorruptError,
+        ModelNotFoundError,
+        ProviderUnavailableError,
+    )
+    from avsync.result import Curve, Segment, Status, SyncResult, Tolerance, Track
+
+__all__ = [
+    "AVSyncError",
+    "Curve",
+    "DependencyMissingError",
+    "InvalidOptionError",
+    "MediaNotFoundError",
+    "MediaReadError",
+    "ModelCorruptError",
+    "ModelNotFoundError",
+    "ProviderUnavailableError",
+    "Segment",
+    "Status",
+    "SyncDetector",
+    "SyncResult",
+    "Tolerance",
+    "Track",
+    "__version__",
+    "score",
+]
+
+_HOMES = {
+    "avsync.detector": ("SyncDetector", "score"),
+    "avsync.errors": (
+        "AVSyncError",
+        "DependencyMissingError",
+        "InvalidOptionError",
+        "MediaNotFoundError",
+        "MediaReadError",
+        "ModelCorruptError",
+        "ModelNotFoundError",
+        "ProviderUnavailableError",
+    ),
+    "avsync.result": ("Curve", "Segment", "Status", "SyncResult", "Tolerance", "Track"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name's module when the name is first asked for (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,111 @@
+"""What the commands share: exit codes, files to work on, error lines and the progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from avsync.errors import AVSyncError
+from avsync.result import printable_path
+
+__all__ = ["Exit", "clean_exit", "complain", "expand_patterns", "progress_bar", "stdout_console"]
+
+
+class Exit(IntEnum):
+    """Exit codes of every command; where several files end differently, see :meth:`worst`."""
+
+    ok = 0
+    usage = 2
+    """The command line or the set-up is wrong: option, model, ONNX Runtime, provider."""
+    not_judged = 3
+    """A file could not be judged; its status says why."""
+    unreadable = 4
+    """A file could not be read."""
+    interrupted = 130
+    """Stopped by Ctrl-C."""
+
+    @staticmethod
+    def worst(codes: Sequence[Exit]) -> Exit:
+        """The code of a run over several files: the highest of theirs."""
+        return max(codes, default=Exit.ok)
+
+
+def complain(message: str) -> None:
+    """One line on standard error, made safe for any terminal encoding."""
+    line = " ".join(f"avsync: {message}".split())
+    typer.echo(printable_path(line), err=True)
+
+
+@contextlib.contextmanager
+def clean_exit() -> Iterator[None]:
+    """End a command cleanly: an AVSyncError is one line and exit 2, Ctrl-C is exit 130."""
+    try:
+        yield
+    except AVSyncError as error:
+        complain(str(error))
+        raise typer.Exit(Exit.usage) from error
+    except KeyboardInterrupt:
+        complain("stopped")
+        raise typer.Exit(Exit.interrupted) from None
+
+
+def expand_patterns(arguments: Sequence[str]) -> list[str]:
+    """File arguments as given, with patterns that the shell left alone (``*?[``) filled in.
+
+    An argument that exists is never taken for a pattern; a pattern that matches nothing stays as
+    it is, so that it is reported as a file that is not there.
+    """
+    paths: list[str] = []
+    for argument in arguments:
+        matches: list[str] = []
+        if glob.has_magic(argument) and not Path(argument).exists():
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207
+        paths.extend(matches or [argument])
+    return paths
+
+
+def stdout_console() -> Console:
+    """The console for results: plain when standard output is no terminal."""
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A bar on standard error while that is a terminal, gone at the end; otherwise nothing.
+
+    Yields the function to report to: share done (0..1) -> None.
+    """
+    if not sys.stderr.isatty():
+        yield lambda share: None
+        return
+    with (
+        _own_stderr() as stream,
+        Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=Console(file=stream),
+            transient=True,
+        ) as progress,
+    ):
+        task = progress.add_task(printable_path(label), total=1.0)
+        yield lambda share: progress.update(task, completed=min(1.0, max(0.0, share)))
+
+
+@contextlib.contextmanager
+def _own_stderr() -> Iterator[TextIO]:
+    """Standard error on a descriptor of its own, which ``quiet_native_stderr`` does not touch."""
+    descriptor = os.dup(sys.stderr.fileno())
+    with open(descriptor, "w", encoding=sys.stderr.encoding, errors="replace") as stream:  # noqa: PTH123
+        yield stream

@@ -1,0 +1,232 @@
+"""The ``avsync`` command.
+
+Each command is a function here or in a module of its own, registered on :data:`app`; heavy modules
+are imported inside the function, so that ``avsync --help`` is quick. Standard output carries
+results only; progress, warnings about the run and errors go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from avsync import __version__
+from avsync._console import (
+    Exit,
+    clean_exit,
+    complain,
+    expand_patterns,
+    progress_bar,
+    stdout_console,
+)
+from avsync.errors import (
+    AVSyncError,
+    DependencyMissingError,
+    InvalidOptionError,
+    ModelCorruptError,
+    ModelNotFoundError,
+    ProviderUnavailableError,
+)
+from avsync.result import TOLERANCES, Status, SyncResult, offset_words, percent_sure, printable_path
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="avsync",
+    help="Tell whether sound and lips of a video are in step, and by how much they are not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Faults that every other file would meet as well: stop at once.
+_SETUP_ERRORS = (
+    DependencyMissingError,
+    ModelCorruptError,
+    ModelNotFoundError,
+    ProviderUnavailableError,
+)
+
+# The JSON line of a file that could not be read: the keys of every line, and "error".
+_UNREAD: dict[str, Any] = {
+    "path": "",
+    "status": "error",
+    "offset_ms": None,
+    "direction": None,
+    "probability": None,
+    "drift_ms_per_min": None,
+    "segments": [],
+    "tracks": [],
+    "duration_s": None,
+    "model": None,
+    "avsync_version": __version__,
+}
+
+_STYLES = {Status.in_sync: "green", Status.out_of_sync: "red", Status.drift: "red"}
+
+
+class Provider(str, Enum):
+    """Execution providers of ONNX Runtime."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="avsync")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"avsync {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """Tell whether sound and lips of a video are in step, and by how much they are not."""
+
+
+@app.command()
+def score(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Video files.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object per file and line.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(metavar="DIR", help="'default' or a folder with an exported model.")
+    ] = "default",
+    provider: Annotated[
+        Provider, typer.Option(help="Where the model runs; auto takes a GPU if it can.")
+    ] = Provider.auto,
+    tolerance: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|EARLY,LATE",
+            help=f"What counts as in sync: {', '.join(TOLERANCES)}, or ms early,late.",
+        ),
+    ] = "ebu",
+    max_offset_ms: Annotated[
+        float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
+    ] = 600.0,
+    audio_stream: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="CPU threads of the model."),
+    ] = None,
+) -> None:
+    """Score files: offset, how sure, and whether that is in sync.
+
+    A positive offset means that the audio leads (is early). Exit code: 0 every file was judged,
+    2 usage or set-up error, 3 a file could not be judged (its status says why), 4 a file could
+    not be read.
+    """
+    with clean_exit():
+        from avsync.detector import SyncDetector
+
+        detector = SyncDetector(
+            model=model,
+            provider=provider.value,
+            threads=threads,
+            tolerance=tolerance,
+            max_offset_ms=max_offset_ms,
+        )
+        console = stdout_console()
+        paths = expand_patterns(files)
+        codes = []
+        for position, path in enumerate(paths):
+            try:
+                with progress_bar(_label(path, position, len(paths))) as progress:
+                    result = detector.score(path, audio_stream=audio_stream, progress=progress)
+            except _SETUP_ERRORS:
+                raise
+            except AVSyncError as error:
+                complain(_with_path(path, error))
+                if as_json:
+                    _print_json_error(path, error)
+                wrong_option = isinstance(error, InvalidOptionError)
+                codes.append(Exit.usage if wrong_option else Exit.unreadable)
+                continue
+            if as_json:
+                typer.echo(result.model_dump_json())
+            else:
+                _print_result(console, result)
+            codes.append(Exit.ok if result.status.judged else Exit.not_judged)
+    raise typer.Exit(Exit.worst(codes))
+
+
+def _label(path: str, position: int, total: int) -> str:
+    name = PurePath(path).name
+    return f"{position + 1}/{total} {name}" if total > 1 else name
+
+
+def _with_path(path: str, error: AVSyncError) -> str:
+    message = str(error)
+    return message if path in message else f"{path}: {message}"
+
+
+def _print_json_error(path: str, error: AVSyncError) -> None:
+    line = {**_UNREAD, "path": printable_path(path), "error": printable_path(str(error))}
+    typer.echo(json.dumps(line, ensure_ascii=False))
+
+
+def _print_result(console: Console, result: SyncResult) -> None:
+    """The verdict in a line, and under it what else is worth a person's knowing."""
+    verdict = Text(result.describe(), style=_STYLES.get(result.status, "yellow"))
+    console.print(Text.assemble(f"{result.path}: ", verdict))
+    for warning in result.warnings:
+        console.print(f"  warning: {warning}")
+    if result.status is Status.out_of_sync and result.offset_ms and len(result.segments) < 2:
+        verb = "delay" if result.offset_ms > 0 else "advance"
+        seconds = result.offset_ms / 1000
+        console.print(
+            f"  to repair: {verb} the audio by {abs(seconds):.3f} s (mpv --audio-delay={seconds:.3f})"
+        )
+    if len(result.segments) > 1:
+        console.print(_segment_table(result))
+
+
+def _segment_table(result: SyncResult) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 2))
+    for heading in ("from", "to", "offset", "sure", "face"):
+        table.add_column(heading, justify="left" if heading == "offset" else "right")
+    for segment in result.segments:
+        table.add_row(
+            _clock(segment.start_s),
+            _clock(segment.end_s),
+            offset_words(segment.offset_ms),
+            f"{percent_sure(segment.probability)} %",
+            "" if segment.track is None else str(segment.track),
+        )
+    return table
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as h:mm:ss.s, hours only where there are any."""
+    sign = "-" if seconds < 0 else ""
+    minutes, rest = divmod(round(abs(seconds), 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours:
+        return f"{sign}{hours}:{minutes:02d}:{rest:04.1f}"
+    return f"{sign}{minutes}:{rest:04.1f}"

@@ -1,0 +1,1 @@
+"""The bundled model files. Installed as ``avsync._models``; holds data only."""
