@@ -129,6 +129,12 @@ def _inside(box: Box, other: Box) -> bool:
     return bool(other[0] <= x <= other[2] and other[1] <= y <= other[3])
 
 
+def _near(box: Box, other: Box) -> bool:
+    """Whether two centres are closer than the smaller of both faces is wide or high."""
+    apart = np.abs(box[:2] + box[2:] - other[:2] - other[2:]).max() / 2
+    return bool(apart < min(max(box[2:] - box[:2]), max(other[2:] - other[:2])))
+
+
 @dataclass(slots=True, eq=False)
 class _Track:
     maker: CropMaker
@@ -229,10 +235,7 @@ class FaceTracker:
             self._since_tiles = 0
             boxes = _distinct(boxes + self._detector.tiles(image))
         for box in boxes:
-            taken = any(
-                _overlap(box, t.box) > 0.15 or _inside(box, t.box) or _inside(t.box, box)
-                for t in self._tracks
-            )
+            taken = any(_overlap(box, t.box) > 0.15 or _near(box, t.box) for t in self._tracks)
             if not taken and len(self._tracks) < self.max_faces:
                 self._tracks.append(self._new_track(box))
 
@@ -260,7 +263,7 @@ class FaceTracker:
     def _end(self, tracks: list[_Track]) -> Iterator[CropChunk]:
         for track in tracks:
             chunk = track.maker.close()
-            if chunk is not None and (track.meshed > 0):
+            if chunk is not None and track.meshed > 1:
                 yield chunk
             self._spare.append(track.mesh)
         self._tracks = [t for t in self._tracks if t not in tracks]

@@ -198,7 +198,7 @@ def report(found: dict[str, dict[str, list[Any]]], console: Console) -> dict[str
         "protocol_local": {
             k: float(np.mean([r[k] for r in total["protocol local"]])) for k in WINDOWS
         },
-        "in_sync": [v for v in total["in sync"]],
+        "in_sync": list(total["in sync"]),
         "answered": float(np.mean(total["answered"])),
         "moved_right": float(np.mean([abs(e) <= 40 for e in total["moved error"]])),
         "mismatched": total["mismatched"],

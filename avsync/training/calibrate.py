@@ -72,7 +72,8 @@ def fit_calibration(
     for i, (tracks, audio) in enumerate(clips):
         for n in range(runs_a_clip):
             false = n < mismatched * runs_a_clip
-            sound = clips[(i + int(rng.integers(1, len(clips)))) % len(clips)][1] if false else audio
+            other = (i + int(rng.integers(1, len(clips)))) % len(clips)
+            sound = clips[other][1] if false else audio
             step = 40 / audio.phases
             limit = int((max_offset_ms - 100) / step)
             moved = int(rng.integers(-limit, limit + 1))
@@ -84,7 +85,7 @@ def fit_calibration(
             if len(evidence) < MIN_WINDOWS:
                 continue
             longest = min(len(evidence), 16)
-            length = int(round(np.exp(rng.uniform(np.log(MIN_WINDOWS), np.log(longest + 0.49)))))
+            length = round(float(np.exp(rng.uniform(np.log(MIN_WINDOWS), np.log(longest + 0.49)))))
             start = int(rng.integers(0, len(evidence) - length + 1))
             keep = np.zeros(len(evidence), bool)
             keep[start : start + length] = True
