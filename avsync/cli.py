@@ -107,7 +107,7 @@ def _root(
 
 @app.command()
 def score(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Video files.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Video files.")],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object per file and line.")
     ] = False,
@@ -199,9 +199,9 @@ def _print_result(console: Console, result: SyncResult) -> None:
         console.print(f"  warning: {warning}")
     if result.status is Status.out_of_sync and result.offset_ms and len(result.segments) < 2:
         verb = "delay" if result.offset_ms > 0 else "advance"
-        seconds = result.offset_ms / 1000
+        delay = f"{result.offset_ms / 1000:.3f}"
         console.print(
-            f"  to repair: {verb} the audio by {abs(seconds):.3f} s (mpv --audio-delay={seconds:.3f})"
+            f"  to repair: {verb} the audio by {delay.lstrip('-')} s (mpv --audio-delay={delay})"
         )
     if len(result.segments) > 1:
         console.print(_segment_table(result))
