@@ -199,10 +199,9 @@ def _print_result(console: Console, result: SyncResult) -> None:
         console.print(f"  warning: {warning}")
     if result.status is Status.out_of_sync and result.offset_ms and len(result.segments) < 2:
         verb = "delay" if result.offset_ms > 0 else "advance"
+        amount = round(abs(result.offset_ms))
         delay = f"{result.offset_ms / 1000:.3f}"
-        console.print(
-            f"  to repair: {verb} the audio by {delay.lstrip('-')} s (mpv --audio-delay={delay})"
-        )
+        console.print(f"  to repair: {verb} the audio by {amount} ms (mpv --audio-delay={delay})")
     if len(result.segments) > 1:
         console.print(_segment_table(result))
 

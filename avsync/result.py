@@ -16,7 +16,7 @@ import re
 from enum import Enum
 from itertools import pairwise
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -215,20 +215,25 @@ TOLERANCES = {
 DEFAULT_TOLERANCE = TOLERANCES["ebu"]
 
 
-class _Span(_Frozen):
-    start_s: Seconds
-    end_s: Seconds
-
-    @model_validator(mode="after")
-    def _ordered(self) -> _Span:
-        if self.end_s < self.start_s:
-            raise ValueError(f"ends ({self.end_s} s) before it starts ({self.start_s} s)")
-        return self
+class _Span(Protocol):
+    start_s: float
+    end_s: float
 
 
-class Segment(_Span):
+_SpanT = TypeVar("_SpanT", bound=_Span)
+
+
+def _in_order(span: _SpanT) -> _SpanT:
+    if span.end_s < span.start_s:
+        raise ValueError(f"ends ({span.end_s} s) before it starts ({span.start_s} s)")
+    return span
+
+
+class Segment(_Frozen):
     """A stretch of time with one offset. Stretches without evidence are not listed."""
 
+    start_s: Seconds
+    end_s: Seconds
     offset_ms: Milliseconds
     """Positive = audio leads."""
     probability: Probability
@@ -236,11 +241,15 @@ class Segment(_Span):
     track: int | None = None
     """The :attr:`Track.id` of the face that speaks; None when it rests on several."""
 
+    _ordered = model_validator(mode="after")(_in_order)
 
-class Track(_Span):
+
+class Track(_Frozen):
     """One face followed over time."""
 
     id: int = Field(ge=0)
+    start_s: Seconds
+    end_s: Seconds
     face_px: Annotated[Pixels, Field(ge=0.0)]
     """Median width of the face in pixels of the upright picture."""
     box: tuple[Pixels, Pixels, Pixels, Pixels]
@@ -249,6 +258,8 @@ class Track(_Span):
     """Probability that this face speaks what is heard; None when that was not judged."""
     score: Score | None = None
     """Height of this track's best shift above the rest of its curve; None when not scored."""
+
+    _ordered = model_validator(mode="after")(_in_order)
 
 
 class Curve(_Frozen):

@@ -119,7 +119,7 @@ def test_verdict_out_of_sync_says_how_to_repair(run: Run) -> None:
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "late.mp4: audio lags by 120 ms (97 % sure), out of sync",
-        "  to repair: advance the audio by 0.120 s (mpv --audio-delay=-0.120)",
+        "  to repair: advance the audio by 120 ms (mpv --audio-delay=-0.120)",
     ]
 
 

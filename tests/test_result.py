@@ -205,7 +205,18 @@ def test_json_line_has_the_required_keys_first_and_in_order() -> None:
     assert data["segments"] == [
         {"start_s": 0.0, "end_s": 6.2, "offset_ms": -118.0, "probability": 0.9, "track": 0}
     ]
-    assert data["tracks"][0]["box"] == [10.0, 20.0, 98.0, 120.0]
+    assert data["tracks"] == [
+        {
+            "id": 0,
+            "start_s": 0.0,
+            "end_s": 6.2,
+            "face_px": 88.0,
+            "box": [10.0, 20.0, 98.0, 120.0],
+            "speaking": 0.9,
+            "score": None,
+        }
+    ]
+    assert list(data["tracks"][0])[:3] == ["id", "start_s", "end_s"]
     assert data["curve"] == {"shift_ms": [-40.0, 0.0, 40.0], "score": [0.1, 0.9, 0.2]}
 
 
@@ -235,6 +246,8 @@ def test_segment_and_curve_are_checked() -> None:
         Curve(shift_ms=(0.0, 40.0), score=(1.0,))
     with pytest.raises(ValidationError, match="ascend"):
         Curve(shift_ms=(40.0, 0.0), score=(1.0, 2.0))
+    with pytest.raises(ValidationError, match="before it starts"):
+        Track(id=0, start_s=2.0, end_s=1.0, face_px=40, box=(0, 0, 40, 40))
 
 
 @pytest.mark.parametrize(
