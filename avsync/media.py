@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,21 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from avsync.errors import InvalidOptionError, MediaNotFoundError, MediaReadError
+from avsync.demux import (
+    MAX_GAP_S,
+    DecodeStats,
+    check_end,
+    decode,
+    is_attached,
+    opened,
+    pick_audio,
+    pick_video,
+    reason,
+    seconds,
+    seek_before,
+    timed_frames,
+)
+from avsync.errors import MediaReadError
 
 __all__ = [
     "AudioInfo",
@@ -41,8 +53,8 @@ SAMPLE_RATE = 16_000
 #: Audio time stamps may wander this far (s) from the sample count before they count as a gap.
 #: Matroska rounds to 1 ms and some muxers to a codec frame's fraction; lips notice 20 ms.
 JITTER_S = 0.012
-#: A jump in time stamps beyond this (s) is a broken time stamp, not a gap worth filling.
-MAX_GAP_S = 6 * 3600.0
+#: Decoding starts this much (s) before the wanted sound: Opus asks for 80 ms, MP3 borrows bits.
+PREROLL_S = 0.1
 
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
@@ -50,7 +62,7 @@ ImageArray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """A video stream. ``rotation`` is in degrees counter-clockwise, as the display matrix says."""
+    """A video stream as stored (``width``, ``height`` before any rotation for display)."""
 
     index: int
     codec: str
@@ -119,62 +131,13 @@ class AudioPiece:
         return self.start_s + len(self.samples) / self.sample_rate
 
 
-@dataclass(slots=True)
-class DecodeStats:
-    """What decoding met on the way; ``warnings`` are sentences fit for a person."""
-
-    warnings: list[str] = field(default_factory=list)
-    video_end_s: float | None = None
-    audio_end_s: float | None = None
-    bad_packets: int = 0
-
-    def warn(self, text: str) -> None:
-        """Keep a warning once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    name = str(path)
-    if "://" not in name:
-        file = Path(name)
-        if not file.exists():
-            raise MediaNotFoundError(f"{name}: no such file")
-        if file.is_dir():
-            raise MediaNotFoundError(f"{name}: is a folder; give a media file")
-        if file.stat().st_size == 0:
-            raise MediaReadError(f"{name}: the file is empty")
-    try:
-        container = av.open(name, metadata_errors="ignore")
-    except (av.FFmpegError, ValueError) as err:
-        raise MediaReadError(
-            f"{name}: not a media file that can be read ({_reason(err)}); check it with ffprobe"
-        ) from err
-    with container:
-        yield container
-
-
-def _reason(err: BaseException) -> str:
-    text = getattr(err, "strerror", None) or str(err)
-    return text.split(":")[0].strip().lower() or type(err).__name__
-
-
-def _seconds(pts: int | None, time_base: Fraction | None) -> float | None:
-    return None if pts is None or time_base is None else float(pts * time_base)
-
-
-def _is_attached(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
 def probe(path: str | Path) -> MediaInfo:
     """Read what the container declares, decoding nothing.
 
     Raises:
         MediaNotFoundError: no such file. MediaReadError: not media.
     """
-    with _opened(path) as container:
+    with opened(path) as container:
         video = tuple(
             VideoInfo(
                 index=s.index,
@@ -182,8 +145,8 @@ def probe(path: str | Path) -> MediaInfo:
                 width=s.codec_context.width,
                 height=s.codec_context.height,
                 fps=float(s.average_rate) if s.average_rate else None,
-                start_s=_seconds(s.start_time, s.time_base) or 0.0,
-                attached_picture=_is_attached(s),
+                start_s=seconds(s.start_time, s.time_base) or 0.0,
+                attached_picture=is_attached(s),
             )
             for s in container.streams.video
         )
@@ -194,7 +157,7 @@ def probe(path: str | Path) -> MediaInfo:
                 codec=s.codec_context.name,
                 sample_rate=s.codec_context.sample_rate or 0,
                 channels=s.codec_context.channels or 0,
-                start_s=_seconds(s.start_time, s.time_base) or 0.0,
+                start_s=seconds(s.start_time, s.time_base) or 0.0,
                 language=s.language,
             )
             for i, s in enumerate(container.streams.audio)
@@ -210,94 +173,23 @@ def probe(path: str | Path) -> MediaInfo:
         )
 
 
-def _decode(container: Any, stream: Any, stats: DecodeStats) -> Iterator[Any]:
-    """Decode one stream to its end, stepping over packets that cannot be decoded."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.FFmpegError as err:
-            stats.warn(f"the file breaks off ({_reason(err)}); what could be decoded was used")
-            packet = None
-        try:
-            yield from stream.codec_context.decode(packet)
-        except av.EOFError:
-            return
-        except av.FFmpegError:
-            stats.bad_packets += 1
-            stats.warn("some packets could not be decoded and were stepped over")
-        if packet is None:
-            return
-
-
-def _check_end(container: Any, end_s: float | None, what: str, stats: DecodeStats) -> None:
-    if end_s is None or not container.duration or stats.warnings:
-        return
-    declared = ((container.start_time or 0) + container.duration) * 1e-6
-    if end_s < declared - max(1.0, 0.02 * declared) and _is_truncated(container, end_s):
-        stats.warn(f"the {what} ends at {end_s:.1f} s though the file declares {declared:.1f} s")
-
-
-def _is_truncated(container: Any, end_s: float) -> bool:
-    ends = [
-        float((s.start_time or 0) * s.time_base + s.duration * s.time_base)
-        for s in (*container.streams.video, *container.streams.audio)
-        if s.duration and s.time_base and not _is_attached(s)
-    ]
-    return not ends or end_s < max(ends) - 1.0
-
-
-def _pick_video(container: Any, path: str | Path) -> Any:
-    for stream in container.streams.video:
-        if not _is_attached(stream):
-            return stream
-    raise MediaReadError(f"{path}: has no video stream")
-
-
-def _pick_audio(container: Any, path: str | Path, position: int | None) -> Any:
-    streams = container.streams.audio
-    if not streams:
-        raise MediaReadError(f"{path}: has no audio stream")
-    if position is None:
-        return next(
-            (s for s in streams if s.disposition & av.stream.Disposition.default), streams[0]
-        )
-    if not 0 <= position < len(streams):
-        raise InvalidOptionError(
-            f"{path}: audio stream {position} was asked for; it has {len(streams)} (0 is the first)"
-        )
-    return streams[position]
-
-
 def _iter_video(
     path: str | Path, start_s: float | None, end_s: float | None, stats: DecodeStats
 ) -> Iterator[tuple[float, float, Any]]:
     """Yield (pts, duration, av.VideoFrame) in order of presentation, before any conversion."""
-    with _opened(path) as container:
-        stream = _pick_video(container, path)
-        stream.thread_type = "AUTO"
+    with opened(path) as container:
+        stream = pick_video(container, path)
         if start_s is not None:
-            container.seek(int(start_s * 1e6), backward=True)
-        usual = float(1 / stream.average_rate) if stream.average_rate else 1 / GRID_HZ
-        last: float | None = None
-        for frame in _decode(container, stream, stats):
-            pts = _seconds(frame.pts, frame.time_base)
-            if pts is None:
-                pts = 0.0 if last is None else last + usual
-            if last is not None and pts <= last:
-                continue
-            duration = _seconds(frame.duration, frame.time_base) or usual
+            seek_before(container, stream, start_s)
+        for pts, duration, frame in timed_frames(container, stream, stats):
             if start_s is not None and pts + duration <= start_s:
                 continue
             if end_s is not None and pts >= end_s:
                 return
-            last = pts
             stats.video_end_s = pts + duration
             yield pts, duration, frame
         if end_s is None:
-            _check_end(container, stats.video_end_s, "picture", stats)
+            check_end(container, stats.video_end_s, "picture", stats)
 
 
 def _to_rgb(frame: Any, max_side: int) -> ImageArray:
@@ -435,17 +327,17 @@ def iter_audio(
     """
     stats = stats or DecodeStats()
     line = _Timeline(sample_rate, piece_s)
-    with _opened(path) as container:
-        stream = _pick_audio(container, path, audio_stream)
+    with opened(path) as container:
+        stream = pick_audio(container, path, audio_stream)
         if start_s is not None:
-            container.seek(int(start_s * 1e6), backward=True)
+            seek_before(container, stream, start_s - PREROLL_S)
         resampler: Any = None
         layout: tuple[int, str, str] | None = None
         run_start = 0.0
         counted = 0
-        for frame in _decode(container, stream, stats):
+        for frame in decode(container, stream, stats):
             expected = run_start + counted / frame.sample_rate
-            pts = _seconds(frame.pts, frame.time_base)
+            pts = seconds(frame.pts, frame.time_base)
             if pts is None or (resampler is not None and abs(pts - expected) > MAX_GAP_S):
                 pts = expected
             if start_s is not None and pts + frame.samples / frame.sample_rate <= start_s:
@@ -467,14 +359,14 @@ def iter_audio(
         yield from line.flush()
         if end_s is None:
             stats.audio_end_s = line.cursor / sample_rate if line.start is not None else None
-            _check_end(container, stats.audio_end_s, "sound", stats)
+            check_end(container, stats.audio_end_s, "sound", stats)
 
 
 def _pour(resampler: Any, frame: Any, line: _Timeline) -> Iterator[AudioPiece]:
     try:
         outs = resampler.resample(frame)
     except av.FFmpegError as err:
-        raise MediaReadError(f"the sound cannot be resampled ({_reason(err)})") from err
+        raise MediaReadError(f"the sound cannot be resampled ({reason(err)})") from err
     for out in outs:
         yield from line.append(out.to_ndarray().reshape(-1).astype(np.float32, copy=False))
 

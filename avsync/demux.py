@@ -1,0 +1,261 @@
+"""Opening, choosing a stream, seeking and decoding: what lies under :mod:`avsync.media`.
+
+Time stamps come out as the container means them. Two kinds of container need help: those that
+store no presentation times (AVI), and those that leave the first frames without any (negative
+times in Matroska).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from avsync.errors import InvalidOptionError, MediaNotFoundError, MediaReadError
+
+__all__ = [
+    "MAX_GAP_S",
+    "DecodeStats",
+    "check_end",
+    "decode",
+    "is_attached",
+    "opened",
+    "pick_audio",
+    "pick_video",
+    "reason",
+    "seconds",
+    "seek_before",
+    "timed_frames",
+]
+
+#: A jump in time stamps beyond this (s) is a broken time stamp, not a gap worth filling.
+MAX_GAP_S = 6 * 3600.0
+#: How many frames without a time stamp are kept back until one with a stamp dates them.
+MAX_UNDATED = 32
+#: How far (s) before the wanted time a seek aims, until it lands on a packet that is early enough.
+SEEK_BACK_S = (0.0, 1.0, 4.0, 16.0, 64.0)
+
+
+@dataclass(slots=True)
+class DecodeStats:
+    """What decoding met on the way; ``warnings`` are sentences fit for a person."""
+
+    warnings: list[str] = field(default_factory=list)
+    video_end_s: float | None = None
+    audio_end_s: float | None = None
+    bad_packets: int = 0
+
+    def warn(self, text: str) -> None:
+        """Keep a warning once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """Open a file for reading.
+
+    Raises:
+        MediaNotFoundError: no such file, or a folder. MediaReadError: empty, or not media.
+    """
+    name = str(path)
+    if "://" not in name:
+        file = Path(name)
+        if not file.exists():
+            raise MediaNotFoundError(f"{name}: no such file")
+        if file.is_dir():
+            raise MediaNotFoundError(f"{name}: is a folder; give a media file")
+        if file.stat().st_size == 0:
+            raise MediaReadError(f"{name}: the file is empty")
+    try:
+        container = av.open(name, metadata_errors="ignore")
+    except (av.FFmpegError, ValueError) as err:
+        raise MediaReadError(
+            f"{name}: not a media file that can be read ({reason(err)}); check it with ffprobe"
+        ) from err
+    with container:
+        yield container
+
+
+def reason(err: BaseException) -> str:
+    """Return ffmpeg's words for what went wrong, in lower case."""
+    text = getattr(err, "strerror", None) or str(err)
+    return text.split(":")[0].strip().lower() or type(err).__name__
+
+
+def seconds(pts: int | None, time_base: Fraction | None) -> float | None:
+    """Return a time stamp in seconds on the container's clock."""
+    return None if pts is None or time_base is None else float(pts * time_base)
+
+
+def is_attached(stream: Any) -> bool:
+    """Tell whether a video stream is a cover picture."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def pick_video(container: Any, path: str | Path) -> Any:
+    """Return the first video stream that is no cover picture.
+
+    Raises:
+        MediaReadError: there is none.
+    """
+    for stream in container.streams.video:
+        if not is_attached(stream):
+            return stream
+    raise MediaReadError(f"{path}: has no video stream")
+
+
+def pick_audio(container: Any, path: str | Path, position: int | None) -> Any:
+    """Return the audio stream at ``position``; without one the default stream, else the first.
+
+    Raises:
+        MediaReadError: there is none. InvalidOptionError: none at that position.
+    """
+    streams = container.streams.audio
+    if not streams:
+        raise MediaReadError(f"{path}: has no audio stream")
+    if position is None:
+        return next(
+            (s for s in streams if s.disposition & av.stream.Disposition.default), streams[0]
+        )
+    if not 0 <= position < len(streams):
+        raise InvalidOptionError(
+            f"{path}: audio stream {position} was asked for; it has {len(streams)} (0 is the first)"
+        )
+    return streams[position]
+
+
+def seek_before(container: Any, stream: Any, start_s: float) -> None:
+    """Move to a packet of ``stream`` from which decoding reaches ``start_s`` whole.
+
+    ffmpeg's seeks land on the key frames of one stream, or on no key frame (MPEG-TS), so the
+    place is tried out and moved back until it is early enough; at last to the beginning.
+    """
+    for back in SEEK_BACK_S:
+        target = int((start_s - back) / stream.time_base)
+        try:
+            container.seek(target, stream=stream, backward=True)
+            first = next((p for p in container.demux(stream) if p.is_keyframe), None)
+            pts = None if first is None else first.dts if first.pts is None else first.pts
+            found = None if first is None else seconds(pts, first.time_base)
+            if found is not None and found <= start_s:
+                container.seek(target, stream=stream, backward=True)
+                return
+        except av.FFmpegError:
+            continue
+    container.seek(container.start_time or 0, backward=True, any_frame=True)
+
+
+class _Slots:
+    """Presentation times for a container that stores packets in order of decoding, and no more.
+
+    An AVI file gives every packet one slot of time. What ffmpeg offers as presentation times
+    there is a guess that is late by one or two frames, or runs backwards, when there are (or
+    could be) B-frames. The pictures leave the decoder in the order of their presentation, so
+    the n-th picture belongs to the n-th slot.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self.slots: deque[int] = deque()
+
+    def feed(self, packet: Any) -> None:
+        if packet.dts is not None and packet.size:
+            self.slots.append(packet.dts)
+
+    def place(self, frames: list[Any], flushing: bool) -> None:
+        """Give the frames that one packet released their slots' times."""
+        if frames and not flushing:  # packets that released no frame leave their slots unused
+            while len(self.slots) > self.context.reorder_depth + len(frames):
+                self.slots.popleft()
+        for frame in frames:
+            if self.slots:
+                frame.pts = self.slots.popleft()
+
+
+def decode(
+    container: Any, stream: Any, stats: DecodeStats, slots: _Slots | None = None
+) -> Iterator[Any]:
+    """Decode one stream to its end, stepping over packets that cannot be decoded."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError as err:
+            stats.warn(f"the file breaks off ({reason(err)}); what could be decoded was used")
+            packet = None
+        try:
+            if slots is not None and packet is not None:
+                slots.feed(packet)
+            frames = stream.codec_context.decode(packet)
+            if slots is not None:
+                slots.place(frames, flushing=packet is None or not packet.size)
+            yield from frames
+        except av.EOFError:
+            return
+        except av.FFmpegError:
+            stats.bad_packets += 1
+            stats.warn("some packets could not be decoded and were stepped over")
+        if packet is None:
+            return
+
+
+def timed_frames(
+    container: Any, stream: Any, stats: DecodeStats
+) -> Iterator[tuple[float, float, Any]]:
+    """Yield (pts, duration, av.VideoFrame) of a video stream; pts always rise.
+
+    Frames before the first time stamp are dated back from it; a stream without any (raw H.264)
+    starts at 0. Frames whose stamps run backwards are left out.
+    """
+    slots = _Slots(stream.codec_context) if container.format.name == "avi" else None
+    stream.thread_type = "AUTO" if slots is None else "SLICE"
+    usual = float(1 / stream.average_rate) if stream.average_rate else 0.04
+    undated: list[Any] = []
+    last: float | None = None
+    for frame in decode(container, stream, stats, slots):
+        pts = seconds(frame.pts, frame.time_base)
+        if last is None and pts is None and len(undated) < MAX_UNDATED:
+            undated.append(frame)
+            continue
+        first = pts if pts is not None else len(undated) * usual
+        for i, early in enumerate(undated):
+            last = first - (len(undated) - i) * usual
+            yield last, usual, early
+        undated.clear()
+        if pts is None or (last is not None and pts - last > MAX_GAP_S):
+            pts = first if last is None else last + usual
+        if last is not None and pts <= last:
+            if pts < last:
+                stats.warn("some time stamps of the picture run backwards; those were left out")
+            continue
+        last = pts
+        yield pts, seconds(frame.duration, frame.time_base) or usual, frame
+    for i, early in enumerate(undated):
+        yield i * usual, usual, early
+
+
+def check_end(container: Any, end_s: float | None, what: str, stats: DecodeStats) -> None:
+    """Warn when a stream ends long before the file says it does."""
+    if end_s is None or not container.duration or stats.warnings:
+        return
+    declared = ((container.start_time or 0) + container.duration) * 1e-6
+    if end_s < declared - max(1.0, 0.02 * declared) and _is_truncated(container, end_s):
+        stats.warn(f"the {what} ends at {end_s:.1f} s though the file declares {declared:.1f} s")
+
+
+def _is_truncated(container: Any, end_s: float) -> bool:
+    ends = [
+        float((s.start_time or 0) * s.time_base + s.duration * s.time_base)
+        for s in (*container.streams.video, *container.streams.audio)
+        if s.duration and s.time_base and not is_attached(s)
+    ]
+    return not ends or end_s < max(ends) - 1.0
