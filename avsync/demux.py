@@ -192,6 +192,8 @@ def decode(
         except av.FFmpegError as err:
             stats.warn(f"the file breaks off ({reason(err)}); what could be decoded was used")
             packet = None
+        if packet is not None and packet.is_corrupt:
+            stats.warn("the file breaks off or is damaged; what could be decoded was used")
         try:
             if slots is not None and packet is not None:
                 slots.feed(packet)
@@ -243,19 +245,23 @@ def timed_frames(
         yield i * usual, usual, early
 
 
-def check_end(container: Any, end_s: float | None, what: str, stats: DecodeStats) -> None:
-    """Warn when a stream ends long before the file says it does."""
-    if end_s is None or not container.duration or stats.warnings:
+def check_end(
+    container: Any, stream: Any, end_s: float | None, what: str, stats: DecodeStats
+) -> None:
+    """Warn when a stream ends long before the file says it does (MPEG-TS does not say)."""
+    declared = _declared_end(container, stream)
+    if end_s is None or declared is None:
         return
-    declared = ((container.start_time or 0) + container.duration) * 1e-6
-    if end_s < declared - max(1.0, 0.02 * declared) and _is_truncated(container, end_s):
+    if end_s < declared - max(1.0, 0.02 * declared):
         stats.warn(f"the {what} ends at {end_s:.1f} s though the file declares {declared:.1f} s")
 
 
-def _is_truncated(container: Any, end_s: float) -> bool:
-    ends = [
-        float((s.start_time or 0) * s.time_base + s.duration * s.time_base)
-        for s in (*container.streams.video, *container.streams.audio)
-        if s.duration and s.time_base and not is_attached(s)
-    ]
-    return not ends or end_s < max(ends) - 1.0
+def _declared_end(container: Any, stream: Any) -> float | None:
+    length = stream.duration or 0
+    if container.format.name == "avi":  # there ffmpeg cuts the duration to the file's size
+        length = max(length, stream.frames)
+    if length and stream.time_base:
+        return float(((stream.start_time or 0) + length) * stream.time_base)
+    if container.duration:
+        return float((container.start_time or 0) + container.duration) * 1e-6
+    return None

@@ -189,7 +189,7 @@ def _iter_video(
             stats.video_end_s = pts + duration
             yield pts, duration, frame
         if end_s is None:
-            check_end(container, stats.video_end_s, "picture", stats)
+            check_end(container, stream, stats.video_end_s, "picture", stats)
 
 
 def _to_rgb(frame: Any, max_side: int) -> ImageArray:
@@ -359,7 +359,7 @@ def iter_audio(
         yield from line.flush()
         if end_s is None:
             stats.audio_end_s = line.cursor / sample_rate if line.start is not None else None
-            check_end(container, stats.audio_end_s, "sound", stats)
+            check_end(container, stream, stats.audio_end_s, "sound", stats)
 
 
 def _pour(resampler: Any, frame: Any, line: _Timeline) -> Iterator[AudioPiece]:

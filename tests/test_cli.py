@@ -382,3 +382,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert all(name in line["error"] for name, line in zip(names, lines, strict=True))
     assert done.stderr.count("\n") == len(names)
     assert all(line.startswith("avsync: ") for line in done.stderr.splitlines())
+
+
+@needs_model
+def test_files_that_cannot_be_judged(tmp_path: Path) -> None:
+    from factory import write_media
+
+    write_media(tmp_path / "noface.mp4")
+    write_media(tmp_path / "noaudio.mp4", audio=None)
+    write_media(tmp_path / "novideo.m4a", video=None)
+    names = ["noface.mp4", "noaudio.mp4", "novideo.m4a"]
+    done = avsync_command("score", "--json", *names, cwd=tmp_path)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["status"] for line in lines] == ["no_face", "no_audio", "no_video"]
+    assert {line["offset_ms"] for line in lines} == {None}
+    assert all(line["reason"] for line in lines)
+    assert (done.returncode, done.stderr) == (3, "")

@@ -26,7 +26,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    video_channels: tuple[int, int, int, int] = (32, 48, 96, 192)
+    video_channels: tuple[int, int, int, int] = (32, 64, 128, 256)
     audio_channels: tuple[int, int, int] = (32, 64, 128)
     dim: int = 256
     local_dim: int = 128

@@ -1,0 +1,187 @@
+"""``python -m avsync.training.commands``: cache, train, calibrate and export a folder of clips.
+
+… cache  ../shared/corpus --cache CACHE
+… train  ../shared/corpus --cache CACHE --out RUN1 --trusted-only
+… train  ../shared/corpus --cache CACHE --out RUN2 --start RUN1/state.pt --clean-with RUN1/state.pt
+… export ../shared/corpus --cache CACHE --checkpoint RUN2/state.pt --out models
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from avsync.errors import AVSyncError
+from avsync.training.data import ClipFeatures, build_cache, list_clips, load_features
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Make a model from a folder of talking-face clips.", no_args_is_help=True)
+
+Data = Annotated[Path, typer.Argument(help="Folder of clips; index.jsonl gives split and source.")]
+Cache = Annotated[Path, typer.Option(help="Folder for the cached features.")]
+#: Left out of training: stimuli that were made out of sync, and listening faces.
+UNFIT = ("filyp/mcgurk_task", "evonneng/learning2listen")
+GENERATED_WEIGHT = 0.6
+
+
+def _rows(data: Path) -> dict[str, dict[str, Any]]:
+    rows = {r["id"]: r for r in list_clips(data)}
+    return {k: r for k, r in rows.items() if r.get("source") not in UNFIT}
+
+
+def _load(cache: Path, ids: Sequence[str]) -> list[ClipFeatures]:
+    files = [cache / f"{i}.npz" for i in ids]
+    return [load_features(f) for f in files if f.exists()]
+
+
+def _trusted(row: dict[str, Any]) -> bool:
+    return bool(row.get("trusted_sync", True)) and row.get("kind") != "generated"
+
+
+@app.command()
+def cache(data: Data, cache: Cache, jobs: Annotated[int, typer.Option()] = 2) -> None:
+    """Make mouth crops and mels of every clip; resumes where it stopped."""
+    counts = build_cache(data, cache, clips=list(_rows(data).values()), jobs=jobs)
+    typer.echo(json.dumps(counts))
+
+
+@app.command()
+def train(
+    data: Data,
+    cache: Cache,
+    out: Annotated[Path, typer.Option(help="Run folder; resumed when it holds a state.")],
+    steps: Annotated[int, typer.Option()] = 4000,
+    batch: Annotated[int, typer.Option()] = 16,
+    start: Annotated[Path | None, typer.Option(help="Take these weights to begin with.")] = None,
+    trusted_only: Annotated[
+        bool, typer.Option(help="Only clips whose source is known for exact sync.")
+    ] = False,
+    clean_with: Annotated[
+        Path | None,
+        typer.Option(help="Re-centre or drop the other clips by this model, trained without them."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    seed: Annotated[int, typer.Option()] = 0,
+    threads: Annotated[int, typer.Option()] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Train the encoder pair; validates on the dev split's trusted clips at every save."""
+    from avsync.training.clean import clean
+    from avsync.training.encoder import EncoderConfig
+    from avsync.training.evaluate import validate
+    from avsync.training.export import load_weights
+    from avsync.training.fit import Sampler, TrainConfig, Trainer
+
+    rows = _rows(data)
+    dev = _load(
+        cache, [k for k, r in rows.items() if r.get("split") == "dev" and r.get("trusted_sync")]
+    )
+    clips = _load(cache, [k for k, r in rows.items() if r.get("split", "train") == "train"])
+    known = [c for c in clips if _trusted(rows[c.clip])]
+    late: dict[str, float] = {}
+    weight: dict[str, float] = {}
+    if trusted_only:
+        clips = known
+    elif clean_with is not None:
+        others = [c for c in clips if not _trusted(rows[c.clip])]
+        found = clean(load_weights(clean_with), others, rows)
+        late, weight = found.late, found.weight
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "cleaned.json").write_text(json.dumps({"late": late, "weight": weight}))
+        typer.echo(
+            f"cleaned {len(others)} clips: {found.recentred} moved by 20 ms or more, "
+            f"{found.from_source} by their source, {found.dropped} dropped"
+        )
+        clips = known + [c for c in others if c.clip in late]
+    for clip in clips:
+        if rows[clip.clip].get("kind") == "generated":
+            weight[clip.clip] = GENERATED_WEIGHT * weight.get(clip.clip, 1.0)
+    widths = EncoderConfig() if start is None else load_weights(start).config
+    config = TrainConfig(
+        encoder=widths,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        threads=threads,
+    )
+    trainer = Trainer(config, device=device)
+    if (out / "state.pt").exists():
+        trainer.load(out / "state.pt")
+    elif start is not None:
+        trainer.model.load_state_dict(load_weights(start).state_dict())
+        trainer.average.load_state_dict(trainer.model.state_dict())
+    sampler = Sampler(clips, late, weight, tokens=config.tokens, seed=seed + trainer.done)
+    minutes = sum(len(c.crops) for c in sampler.clips) / 1500
+    typer.echo(f"training on {len(sampler.clips)} clips, {minutes:.0f} min; dev {len(dev)} clips")
+    local = config.encoder.local_dim
+    trainer.run(sampler, out, validate=lambda model: validate(model, dev, local=local))
+
+
+@app.command()
+def export(
+    data: Data,
+    cache: Cache,
+    checkpoint: Annotated[Path, typer.Option(help="A run's state.pt, or a landed checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Model folder.")] = Path("models"),
+    name: Annotated[str, typer.Option()] = "avsync-base-1",
+) -> None:
+    """Export to ONNX, calibrate on the dev split's trusted clips, keep a small checkpoint."""
+    from avsync.runtime import Calibration, SyncModel
+    from avsync.training.calibrate import FEATURES, fit_calibration
+    from avsync.training.export import export_model, load_weights, save_weights
+
+    rows = _rows(data)
+    dev = [k for k, r in rows.items() if r.get("split") == "dev" and r.get("trusted_sync")]
+    model = load_weights(checkpoint)
+    save_weights(model, out / "checkpoint.pt")
+    model = load_weights(out / "checkpoint.pt")  # export what is kept, half precision and all
+    blank = Calibration(scale=20, features=FEATURES, weights=(0,) * 5, method="not calibrated")
+    worst = export_model(model, out, name=name, calibration=blank)
+    runtime = SyncModel(out, provider="cpu")
+    pairs = [_tokens(runtime, c) for c in _load(cache, dev)]
+    calibration, figures = fit_calibration(pairs)
+    export_model(model, out, name=name, calibration=calibration)
+    typer.echo(json.dumps({"parity": worst, "calibration": figures, "clips": len(pairs)}))
+
+
+def _tokens(model: Any, clip: ClipFeatures) -> Any:
+    """A cached clip through the product's own token streams; all its sound counts as speech."""
+    from avsync.crops import CropChunk
+    from avsync.offsets import AudioTokens, TrackTokens
+    from avsync.runtime import AudioTokenStream, VideoTokenStream
+
+    n = len(clip.crops)
+    nothing = np.zeros(n, np.float32)
+    chunk = CropChunk(
+        0, clip.first, clip.crops, clip.valid, np.zeros((n, 4), np.float32), clip.opening, nothing
+    )
+    video = VideoTokenStream(model)
+    tokens = np.concatenate([*video.push(chunk), *video.close()])
+    valid = clip.valid.copy()
+    valid[:2] = valid[-2:] = False
+    audio = AudioTokenStream(model, clip.first * 4 - clip.lead)
+    sound = np.concatenate([*audio.push(clip.mel.astype(np.float32)), *audio.close()])
+    heard = np.ones(len(sound), np.float32)
+    return [TrackTokens(0, clip.first, tokens, valid)], AudioTokens(
+        audio.first, model.card.phases, sound, heard
+    )
+
+
+def main() -> None:
+    """Command line with one-line errors."""
+    try:
+        app(prog_name="avsync-train")
+    except AVSyncError as err:
+        typer.echo(f"avsync: {err}", err=True)
+        raise SystemExit(2) from err
+
+
+if __name__ == "__main__":
+    main()
