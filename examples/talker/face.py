@@ -245,7 +245,10 @@ class Talker:
         x = np.arange(width, dtype=np.float64)[None, :, None]
         y = np.arange(height, dtype=np.float64)[:, None, None]
         chosen = affine[ids]
-        at = (x * chosen[:, :, 0] + y * chosen[:, :, 1] + chosen[:, :, 2]).astype(np.float32)
+        at = x * chosen[:, :, 0] + y * chosen[:, :, 1] + chosen[:, :, 2]
+        # A triangle seen edge-on has a wild map: no pixel may come from outside its own triangle.
+        own = source[self.triangles]
+        at = np.clip(at, own.min(axis=1)[ids] - 0.5, own.max(axis=1)[ids] + 0.5).astype(np.float32)
         mapped = cv2.remap(
             self.image,
             at[:, :, 0],
