@@ -257,13 +257,14 @@ def estimate(
     far = np.abs(np.arange(len(curve)) - best) > 2 * around
     margin = float(curve[best] - curve[far].max()) if far.any() else 0.0
     odds = np.log(max(mass, 1e-9)) - np.log(max(1 - mass, 1e-9))
+    gap = float(total[best] - total[far].max()) if far.any() else 0.0
     return Estimate(
         offset_ms=-(place - evidence.reach) * evidence.step_ms,
         features={
             "posterior_log_odds": float(np.clip(odds, -8, 8)),
+            "gap": float(np.clip(gap / np.sqrt(len(logs)), -3, 8)),
+            "agreeing_share": agreeing / len(logs),
             "margin": margin,
-            "agreeing_share": agreeing / max(1, len(logs)),
-            "log_windows": float(np.log(max(1, len(logs)))),
         },
         agreeing=agreeing,
         windows=len(logs),

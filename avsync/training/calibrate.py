@@ -3,8 +3,9 @@
 From every clip, runs of neighbouring windows of many lengths are judged, with the sound moved
 by a known number of steps; a share of them gets another clip's sound, where every claim is
 wrong. The posterior's scale maximises the likelihood of the true shift of single windows; the
-probability is a logistic regression on the posterior's log odds, the margin, the share of
-agreeing windows and the number of windows.
+probability is a logistic regression on the posterior's log odds, the gap in nats to the best
+shift elsewhere (over the square root of the number of windows), the share of agreeing windows and
+the margin of the mean score.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from avsync.runtime import Calibration
 
 __all__ = ["FEATURES", "expected_calibration_error", "fit_calibration", "logistic"]
 
-FEATURES = ("posterior_log_odds", "margin", "agreeing_share", "log_windows")
+FEATURES = ("posterior_log_odds", "gap", "agreeing_share", "margin")
 RIGHT_MS = 40.0
 FloatArray = npt.NDArray[np.float64]
 Pair = tuple[Sequence[TrackTokens], AudioTokens]
@@ -69,20 +70,23 @@ def fit_calibration(
     scale = _fit_scale(clips, late, max_offset_ms)
     trial = Calibration(scale=scale, features=FEATURES, weights=(0.0,) * 5, method="")
     rows, right = [], []
+    wide_ms = 2 * max_offset_ms
     for i, (tracks, audio) in enumerate(clips):
+        other = clips[(i + int(rng.integers(1, len(clips)))) % len(clips)][1]
+        other = replace(other, first=tracks[0].first * audio.phases)
+        own_grid = gather(tracks, audio, max_offset_ms=wide_ms)
+        false_grid = gather(tracks, other, max_offset_ms=wide_ms)
+        step = own_grid.step_ms
+        reach = round(max_offset_ms / step) + 1
         for n in range(runs_a_clip):
             false = n < mismatched * runs_a_clip
-            other = (i + int(rng.integers(1, len(clips)))) % len(clips)
-            sound = clips[other][1] if false else audio
-            step = 40 / audio.phases
-            limit = int((max_offset_ms - 100) / step)
+            grid = false_grid if false else own_grid
+            limit = grid.reach - reach
             moved = int(rng.integers(-limit, limit + 1))
-            if false:
-                begin = tracks[0].first * audio.phases
-                moved += begin - sound.first
-            sound = replace(sound, first=sound.first + moved)
-            evidence = gather(tracks, sound, max_offset_ms=max_offset_ms)
-            if len(evidence) < MIN_WINDOWS:
+            low = grid.reach - reach - moved
+            scores = grid.scores[:, :, low : low + 2 * reach + 1]
+            evidence = replace(grid, scores=scores, reach=reach)
+            if len(evidence) < MIN_WINDOWS or not np.isfinite(scores).any((0, 2)).all():
                 continue
             longest = min(len(evidence), 16)
             length = round(float(np.exp(rng.uniform(np.log(MIN_WINDOWS), np.log(longest + 0.49)))))
