@@ -141,8 +141,8 @@ class FacePatch:
         gain_y = inner.shape[0] / max(1, cy1 - cy0)
         matrix = np.array(
             [
-                [zoom / gain_x, 0, (cx0 - origin[0]) * zoom],
-                [0, zoom / gain_y, (cy0 - origin[1]) * zoom],
+                [zoom / gain_x, 0, (cx0 - origin[0] + 0.5 / gain_x - 0.5) * zoom],
+                [0, zoom / gain_y, (cy0 - origin[1] + 0.5 / gain_y - 0.5) * zoom],
             ]
         )
         patch = cv2.warpAffine(inner, matrix, (PATCH_SIDE, PATCH_SIDE), flags=cv2.INTER_LINEAR)
@@ -185,7 +185,7 @@ class CropMaker:
     """Turns one track's patches and poses into crops, a second behind the input.
 
     Ticks without a measured pose (the mesh runs on some ticks only, or lost the face) take one
-    by interpolation; they are valid when both neighbours are at most ``max_hole`` ticks away.
+    by interpolation; they are valid when a measured one is at most ``max_hole`` ticks away.
     """
 
     track: int
