@@ -17,20 +17,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from avsync.demux import (
-    MAX_GAP_S,
-    DecodeStats,
-    check_end,
-    decode,
-    is_attached,
-    opened,
-    pick_audio,
-    pick_video,
-    reason,
-    seconds,
-    seek_before,
-    timed_frames,
-)
+from avsync import demux
+from avsync.demux import DecodeStats, seconds
 from avsync.errors import MediaReadError
 
 __all__ = [
@@ -119,7 +107,7 @@ class GridFrame:
 
 @dataclass(frozen=True, slots=True)
 class AudioPiece:
-    """Mono float32 samples in -1..1; sample ``i`` sounds at ``start_s + i / sample_rate``."""
+    """Mono float32 samples, full scale 1; sample ``i`` sounds at ``start_s + i / sample_rate``."""
 
     start_s: float
     sample_rate: int
@@ -137,7 +125,7 @@ def probe(path: str | Path) -> MediaInfo:
     Raises:
         MediaNotFoundError: no such file. MediaReadError: not media.
     """
-    with opened(path) as container:
+    with demux.opened(path) as container:
         video = tuple(
             VideoInfo(
                 index=s.index,
@@ -146,7 +134,7 @@ def probe(path: str | Path) -> MediaInfo:
                 height=s.codec_context.height,
                 fps=float(s.average_rate) if s.average_rate else None,
                 start_s=seconds(s.start_time, s.time_base) or 0.0,
-                attached_picture=is_attached(s),
+                attached_picture=demux.is_attached(s),
             )
             for s in container.streams.video
         )
@@ -177,11 +165,11 @@ def _iter_video(
     path: str | Path, start_s: float | None, end_s: float | None, stats: DecodeStats
 ) -> Iterator[tuple[float, float, Any]]:
     """Yield (pts, duration, av.VideoFrame) in order of presentation, before any conversion."""
-    with opened(path) as container:
-        stream = pick_video(container, path)
+    with demux.opened(path) as container:
+        stream = demux.pick_video(container, path)
         if start_s is not None:
-            seek_before(container, stream, start_s)
-        for pts, duration, frame in timed_frames(container, stream, stats):
+            demux.seek_before(container, stream, start_s)
+        for pts, duration, frame in demux.timed_frames(container, stream, stats):
             if start_s is not None and pts + duration <= start_s:
                 continue
             if end_s is not None and pts >= end_s:
@@ -189,7 +177,7 @@ def _iter_video(
             stats.video_end_s = pts + duration
             yield pts, duration, frame
         if end_s is None:
-            check_end(container, stream, stats.video_end_s, "picture", stats)
+            demux.check_end(container, stream, stats.video_end_s, "picture", stats)
 
 
 def _to_rgb(frame: Any, max_side: int) -> ImageArray:
@@ -262,7 +250,7 @@ class _Timeline:
 
     def __init__(self, sample_rate: int, piece_s: float) -> None:
         self.rate = sample_rate
-        self.size = max(1, int(piece_s * sample_rate))
+        self.size = max(1, int(piece_s * sample_rate + 1e-6))
         self.start: int | None = None
         self.cursor = 0
         self.skip = 0
@@ -327,18 +315,18 @@ def iter_audio(
     """
     stats = stats or DecodeStats()
     line = _Timeline(sample_rate, piece_s)
-    with opened(path) as container:
-        stream = pick_audio(container, path, audio_stream)
+    with demux.opened(path) as container:
+        stream = demux.pick_audio(container, path, audio_stream)
         if start_s is not None:
-            seek_before(container, stream, start_s - PREROLL_S)
+            demux.seek_before(container, stream, start_s - PREROLL_S)
         resampler: Any = None
         layout: tuple[int, str, str] | None = None
         run_start = 0.0
         counted = 0
-        for frame in decode(container, stream, stats):
+        for frame in demux.decode(container, stream, stats):
             expected = run_start + counted / frame.sample_rate
             pts = seconds(frame.pts, frame.time_base)
-            if pts is None or (resampler is not None and abs(pts - expected) > MAX_GAP_S):
+            if pts is None or (resampler is not None and abs(pts - expected) > demux.MAX_GAP_S):
                 pts = expected
             if start_s is not None and pts + frame.samples / frame.sample_rate <= start_s:
                 continue
@@ -348,7 +336,7 @@ def iter_audio(
             if resampler is None or kind != layout or abs(pts - expected) > JITTER_S:
                 if resampler is not None:
                     yield from _pour(resampler, None, line)
-                resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+                resampler = _mono(sample_rate, frame.layout.nb_channels)
                 layout, run_start, counted = kind, pts, 0
                 yield from line.begin_run(pts)
             counted += frame.samples
@@ -359,14 +347,20 @@ def iter_audio(
         yield from line.flush()
         if end_s is None:
             stats.audio_end_s = line.cursor / sample_rate if line.start is not None else None
-            check_end(container, stream, stats.audio_end_s, "sound", stats)
+            demux.check_end(container, stream, stats.audio_end_s, "sound", stats)
+
+
+def _mono(sample_rate: int, channels: int) -> Any:
+    """Stereo is averaged (ffmpeg would add 3 dB); of more channels the centre keeps its level."""
+    options = {"rematrix_maxval": "1.0"} if channels == 2 else None
+    return av.AudioResampler(format="flt", layout="mono", rate=sample_rate, options=options)
 
 
 def _pour(resampler: Any, frame: Any, line: _Timeline) -> Iterator[AudioPiece]:
     try:
         outs = resampler.resample(frame)
     except av.FFmpegError as err:
-        raise MediaReadError(f"the sound cannot be resampled ({reason(err)})") from err
+        raise MediaReadError(f"the sound cannot be resampled ({demux.reason(err)})") from err
     for out in outs:
         yield from line.append(out.to_ndarray().reshape(-1).astype(np.float32, copy=False))
 

@@ -87,7 +87,8 @@ class AudioSpec:
     packets that lie wholly in that stretch. ``change_s`` and ``change_rate`` switch the sample
     rate (AAC in MPEG-TS only). ``shift_s`` makes the clicks late (+) or early (-): a known offset.
     ``trim`` leaves out the packets that hold nothing but the encoder's own delay, as a careful
-    writer does where the container cannot signal that delay (AVI).
+    writer does where the container cannot signal that delay (AVI). ``jitter_s`` makes every
+    second packet's stamp late by that much, as sloppy recorders do.
     """
 
     codec: str = "aac"
@@ -101,6 +102,7 @@ class AudioSpec:
     change_s: float | None = None
     change_rate: int = 44_100
     trim: bool = False
+    jitter_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -287,14 +289,14 @@ def _audio_packets(
         return
     n = int((duration_s - spec.delay_s) * rate)
     mono = _sound(spec, float(delay) + np.arange(n) / rate, events)
-    for packet in _encode_audio(stream, rate, spec.layout, mono):
+    for n, packet in enumerate(_encode_audio(stream, rate, spec.layout, mono)):
         first = float(packet.pts * packet.time_base + delay)
         last = first + float((packet.duration or 0) * packet.time_base)
         if spec.trim and (first + last) / 2 < spec.delay_s:
             continue
         if spec.gap_s is not None and first >= spec.gap_s[0] and last <= spec.gap_s[1]:
             continue
-        yield _shifted(packet, stream, start + delay)
+        yield _shifted(packet, stream, start + delay + _exact(spec.jitter_s) * (n % 2))
 
 
 def _changing_audio(
@@ -411,7 +413,7 @@ def write_media(
 
 def write_text_named_mp4(path: Path) -> Path:
     """Write a text file with a film's name."""
-    path.write_text("This is a letter, not a film.\\n" * 40)
+    path.write_text("This is a letter, not a film.\n" * 40)
     return path
 
 
