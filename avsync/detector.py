@@ -144,6 +144,10 @@ class SyncDetector:
             warned = tuple(stats.warnings)
             return SyncResult(status=Status.no_audio, reason=reason, warnings=warned, **common)
         tracks, sights = self._see(path, info, stats, progress)
+        if stats.video_end_s is None:
+            reason = "the video stream holds no picture that can be decoded"
+            warned = tuple(stats.warnings)
+            return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
         if progress is not None:
             progress(1.0)
         common |= {"speech_s": speech_s, "warnings": tuple(stats.warnings)}
