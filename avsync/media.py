@@ -319,50 +319,54 @@ def iter_audio(
         stream = demux.pick_audio(container, path, audio_stream)
         if start_s is not None:
             demux.seek_before(container, stream, start_s - PREROLL_S)
-        resampler: Any = None
+        mono: _Mono | None = None
         layout: tuple[int, str, str] | None = None
         run_start = 0.0
         counted = 0
         for frame in demux.decode(container, stream, stats):
             expected = run_start + counted / frame.sample_rate
             pts = seconds(frame.pts, frame.time_base)
-            if pts is None or (resampler is not None and abs(pts - expected) > demux.MAX_GAP_S):
+            if pts is None or (mono is not None and abs(pts - expected) > demux.MAX_GAP_S):
                 pts = expected
             if start_s is not None and pts + frame.samples / frame.sample_rate <= start_s:
                 continue
             if end_s is not None and pts >= end_s:
                 break
             kind = (frame.sample_rate, frame.format.name, frame.layout.name)
-            if resampler is None or kind != layout or abs(pts - expected) > JITTER_S:
-                if resampler is not None:
-                    yield from _pour(resampler, None, line)
-                resampler = _mono(sample_rate, frame.layout.nb_channels)
+            if mono is None or kind != layout or abs(pts - expected) > JITTER_S:
+                if mono is not None:
+                    yield from mono.pour(None, line)
+                mono = _Mono(sample_rate, frame.layout.nb_channels)
                 layout, run_start, counted = kind, pts, 0
                 yield from line.begin_run(pts)
             counted += frame.samples
             frame.pts = None
-            yield from _pour(resampler, frame, line)
-        if resampler is not None:
-            yield from _pour(resampler, None, line)
+            yield from mono.pour(frame, line)
+        if mono is not None:
+            yield from mono.pour(None, line)
         yield from line.flush()
         if end_s is None:
             stats.audio_end_s = line.cursor / sample_rate if line.start is not None else None
             demux.check_end(container, stream, stats.audio_end_s, "sound", stats)
 
 
-def _mono(sample_rate: int, channels: int) -> Any:
-    """Stereo is averaged (ffmpeg would add 3 dB); of more channels the centre keeps its level."""
-    options = {"rematrix_maxval": "1.0"} if channels == 2 else None
-    return av.AudioResampler(format="flt", layout="mono", rate=sample_rate, options=options)
+class _Mono:
+    """One run of sound brought to one channel and the wanted sample rate."""
 
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        self.resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+        # Stereo is averaged (ffmpeg adds 3 dB); of more channels the centre keeps its level.
+        self.gain = np.float32(math.sqrt(0.5) if channels == 2 else 1.0)
 
-def _pour(resampler: Any, frame: Any, line: _Timeline) -> Iterator[AudioPiece]:
-    try:
-        outs = resampler.resample(frame)
-    except av.FFmpegError as err:
-        raise MediaReadError(f"the sound cannot be resampled ({demux.reason(err)})") from err
-    for out in outs:
-        yield from line.append(out.to_ndarray().reshape(-1).astype(np.float32, copy=False))
+    def pour(self, frame: Any, line: _Timeline) -> Iterator[AudioPiece]:
+        """Lay one decoded frame on the timeline; None pours out the rest."""
+        try:
+            outs = self.resampler.resample(frame)
+        except av.FFmpegError as err:
+            reason = demux.reason(err)
+            raise MediaReadError(f"the sound cannot be resampled ({reason})") from err
+        for out in outs:
+            yield from line.append(out.to_ndarray().reshape(-1) * self.gain)
 
 
 def read_audio(
