@@ -42,8 +42,16 @@ def exported(tmp_path_factory: Any, golden_network: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def student(exported: Any) -> PublishedModel:
-    return PublishedModel(exported("mtdvocalist"), provider="cpu", threads=1)
+def engine(exported: Any) -> Any:
+    """The loaded model of an architecture, loaded once."""
+    made: dict[str, PublishedModel] = {}
+
+    def load(arch: str) -> PublishedModel:
+        if arch not in made:
+            made[arch] = PublishedModel(exported(arch), provider="cpu", threads=1)
+        return made[arch]
+
+    return load
 
 
 def windows(arch: str, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,10 +70,10 @@ def agree(got: np.ndarray, want: Any) -> None:
     assert np.abs(got - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
 
 
-@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("batch", [1, 4])
-def test_graphs_are_torch(arch: str, batch: int, exported: Any, golden_network: Any) -> None:
-    model, network = PublishedModel(exported(arch), provider="cpu"), golden_network(arch)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_graphs_are_torch(arch: str, batch: int, engine: Any, golden_network: Any) -> None:
+    model, network = engine(arch), golden_network(arch)
     video, audio = windows(arch, batch, 11)
     with torch.no_grad():
         video_tokens = network.encode_video(torch.from_numpy(video))
@@ -80,9 +88,9 @@ def test_graphs_are_torch(arch: str, batch: int, exported: Any, golden_network: 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_golden_scores_through_onnx(
-    arch: str, exported: Any, golden: Any, golden_inputs: Any
+    arch: str, engine: Any, golden: Any, golden_inputs: Any
 ) -> None:
-    model = PublishedModel(exported(arch), provider="cpu")
+    model = engine(arch)
     lip, audio = ("lip", "audio") if arch == "syncnet" else ("video", "mel")
     score = model.fuse(
         model.encode_video(golden_inputs[lip].numpy()),
@@ -190,7 +198,8 @@ def test_checkpoint_to_model_folder(
     assert not (tmp_path / "other").exists()
 
 
-def test_score_grid_is_each_pair_in_its_place(student: PublishedModel) -> None:
+def test_score_grid_is_each_pair_in_its_place(engine: Any) -> None:
+    student = engine("mtdvocalist")
     video, audio = windows("mtdvocalist", 4, 3)
     v, a = student.encode_video(video), student.encode_audio(audio)
     grid = student.score_grid(v, a[:3], reach=2, batch=3)
