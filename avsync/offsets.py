@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from avsync.errors import ModelCorruptError
 from avsync.runtime import Calibration
 
 __all__ = [
@@ -147,6 +148,8 @@ def _window_scores(
     total = np.take_along_axis(cosines, columns, 1).sum(0)
     paired = there[columns].sum(0)
     mean = np.where(paired >= MIN_PAIRED * len(rows), total / np.maximum(paired, 1), np.nan)
+    if not np.isfinite(mean).any():
+        return None
     return mean.astype(np.float32), len(rows)
 
 
@@ -253,7 +256,8 @@ def estimate(
     posterior /= posterior.sum()
     mass = float(posterior[max(0, best - around) : best + around + 1].sum())
     limit = AGREE_MS / evidence.step_ms + 1e-6
-    agreeing = int((np.abs(logs.argmax(1) - best) <= limit).sum())
+    says = np.ptp(logs, axis=1) > 1e-6  # a flat window has no best shift of its own
+    agreeing = int((says & (np.abs(logs.argmax(1) - best) <= limit)).sum())
     far = np.abs(np.arange(len(curve)) - best) > 2 * around
     margin = float(curve[best] - curve[far].max()) if far.any() else 0.0
     odds = np.log(max(mass, 1e-9)) - np.log(max(1 - mass, 1e-9))
@@ -273,7 +277,17 @@ def estimate(
 
 
 def probability(found: Estimate, calibration: Calibration) -> float:
-    """Calibrated P(|error| <= 40 ms) of an estimate."""
+    """Calibrated P(|error| <= 40 ms) of an estimate.
+
+    Raises:
+        ModelCorruptError: the calibration names a feature that is not computed here.
+    """
+    unknown = [name for name in calibration.features if name not in found.features]
+    if unknown:
+        raise ModelCorruptError(
+            f"the model's calibration rests on {', '.join(unknown)}, which this version of avsync "
+            "does not compute; calibrate and export the model again"
+        )
     values = [found.features[name] for name in calibration.features]
     z = calibration.weights[0] + float(np.dot(calibration.weights[1:], values))
     return float(1 / (1 + np.exp(-np.clip(z, -30, 30))))

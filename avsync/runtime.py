@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from avsync._paths import bundled_models_dir
 from avsync.crops import CropChunk
@@ -55,6 +55,12 @@ class Calibration(BaseModel):
     features: tuple[str, ...]
     weights: tuple[float, ...]
     method: str
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Calibration:
+        if len(self.weights) != 1 + len(self.features):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.features)} features")
+        return self
 
 
 class ModelCard(BaseModel):

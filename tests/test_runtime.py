@@ -267,7 +267,7 @@ class TestModelFolder:
     def test_card_of_the_tiny_model(self, tiny: SyncModel) -> None:
         card = tiny.card
         assert (card.name, card.dim, card.local_dim, card.phases) == ("tiny", DIM, LOCAL_DIM, 2)
-        assert card.calibration.weights == (-3.0, 0.5, 4.0, 3.0, 0.3)
+        assert card.calibration.weights == (-4.0, 0.5, 3.0, 8.0)
         assert tiny.provider == "CPUExecutionProvider"
         assert tiny.folder == TINY
 
@@ -324,6 +324,11 @@ class TestModelFolder:
     def test_unknown_format(self, tmp_path: Path) -> None:
         with pytest.raises(ModelCorruptError, match="not a model description of this version"):
             SyncModel(copy_tiny(tmp_path / "m", format="avsync-tokens-99"))
+
+    def test_calibration_needs_a_weight_for_each_feature(self, tmp_path: Path) -> None:
+        bad = {"scale": 20.0, "features": ["margin"], "weights": [1.0], "method": ""}
+        with pytest.raises(ModelCorruptError, match="not a model description"):
+            SyncModel(copy_tiny(tmp_path / "m", calibration=bad))
 
     def test_one_changed_byte_is_noticed(self, tmp_path: Path) -> None:
         folder = copy_tiny(tmp_path / "m")

@@ -28,11 +28,11 @@ CONTEXT_REACH = 3
 DILATIONS = (1, 2)
 OPSET = 17
 
-FEATURES = ("posterior_log_odds", "margin", "agreeing_share", "log_windows")
+FEATURES = ("posterior_log_odds", "agreeing_share", "margin")
 CALIBRATION = {
     "scale": 20.0,
     "features": list(FEATURES),
-    "weights": [-3.0, 0.5, 4.0, 3.0, 0.3],
+    "weights": [-4.0, 0.5, 3.0, 8.0],
     "method": "set by hand for tests",
 }
 
