@@ -27,16 +27,13 @@ __all__ = [
     "RATES",
     "AudioSpec",
     "EventMedia",
+    "Timed",
     "VideoSpec",
     "click_track",
-    "footage",
+    "exact",
     "frame_times",
-    "recording",
-    "remux",
-    "speech_like",
-    "truncate",
+    "shifted",
     "write_media",
-    "write_text_named_mp4",
 ]
 
 #: Wanted instants of flash and click (content time); each moves to the nearest frame's time stamp.
@@ -149,17 +146,6 @@ def click_track(t: NDArray[np.float64], events: Iterable[float]) -> NDArray[np.f
     return out
 
 
-def speech_like(t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a 120-Hz pulse train through moving formants, loud and soft at 4 Hz (no words)."""
-    out = np.zeros_like(t)
-    for k in range(1, 30):
-        f = 120.0 * k * (1 + 0.02 * np.sin(2 * np.pi * 0.7 * t))
-        centres = (600 + 200 * np.sin(2 * np.pi * 1.9 * t), 1500 + 500 * np.cos(4.7 * t))
-        gain = sum(np.exp(-(((f - c) / 180.0) ** 2)) for c in centres)
-        out += gain * np.sin(2 * np.pi * 120.0 * k * t)
-    return 0.15 * out * np.clip(np.sin(2 * np.pi * 4.0 * t) + 0.3, 0.0, None)
-
-
 def event_picture(t: float, flash: bool, width: int = WIDTH, height: int = HEIGHT) -> Image:
     """Return the picture at content time ``t``: white for a flash, else dim with a moving bar."""
     if flash:
@@ -171,7 +157,7 @@ def event_picture(t: float, flash: bool, width: int = WIDTH, height: int = HEIGH
 
 
 @dataclass
-class _Timed:
+class Timed:
     """A packet with its stream and the instant (seconds, exact) that decides the writing order."""
 
     packet: av.Packet[Any]
@@ -188,7 +174,7 @@ VIDEO_OPTIONS: dict[str, dict[str, str]] = {
 }
 
 
-def _shifted(packet: av.Packet[Any], stream: Any, by: Fraction) -> _Timed:
+def shifted(packet: av.Packet[Any], stream: Any, by: Fraction) -> Timed:
     """Move a packet's stamps by ``by`` seconds, exactly, refining its time base if need be."""
     base = Fraction(packet.time_base)
     scale = (by / base).denominator
@@ -200,10 +186,10 @@ def _shifted(packet: av.Packet[Any], stream: Any, by: Fraction) -> _Timed:
     packet.dts = None if dts is None else dts * scale + move
     packet.duration = (duration or 0) * scale
     packet.stream = stream
-    return _Timed(packet, stream, (packet.dts or 0) * fine)
+    return Timed(packet, stream, (packet.dts or 0) * fine)
 
 
-def _exact(seconds: float) -> Fraction:
+def exact(seconds: float) -> Fraction:
     return Fraction(seconds).limit_denominator(90_000)
 
 
@@ -227,10 +213,10 @@ def _prepare_video(stream: Any, spec: VideoSpec) -> None:
 
 def _video_packets(
     stream: Any, spec: VideoSpec, times: Sequence[Fraction], flashes: set[Fraction], start: Fraction
-) -> Iterator[_Timed]:
+) -> Iterator[Timed]:
     context = stream.codec_context
     step = context.time_base
-    delay = _exact(spec.delay_s)
+    delay = exact(spec.delay_s)
     for t in (*times, None):
         if t is None:
             packets = stream.encode(None)
@@ -247,7 +233,7 @@ def _video_packets(
             frame.time_base = step
             packets = stream.encode(frame)
         for packet in packets:
-            yield _shifted(packet, stream, start + delay)
+            yield shifted(packet, stream, start + delay)
 
 
 def _sound(spec: AudioSpec, t: NDArray[np.float64], events: Sequence[float]) -> NDArray[np.float64]:
@@ -284,9 +270,9 @@ def _prepare_audio(context: Any, spec: AudioSpec) -> None:
 
 def _audio_packets(
     stream: Any, spec: AudioSpec, events: Sequence[float], duration_s: float, start: Fraction
-) -> Iterator[_Timed]:
+) -> Iterator[Timed]:
     rate = spec.sample_rate
-    delay = _exact(spec.delay_s)
+    delay = exact(spec.delay_s)
     if spec.change_s is not None:
         yield from _changing_audio(stream, spec, events, duration_s, start)
         return
@@ -299,19 +285,19 @@ def _audio_packets(
             continue
         if spec.gap_s is not None and first >= spec.gap_s[0] and last <= spec.gap_s[1]:
             continue
-        yield _shifted(packet, stream, start + delay + _exact(spec.jitter_s) * (n % 2))
+        yield shifted(packet, stream, start + delay + exact(spec.jitter_s) * (n % 2))
 
 
 def _changing_audio(
     stream: Any, spec: AudioSpec, events: Sequence[float], duration_s: float, start: Fraction
-) -> Iterator[_Timed]:
+) -> Iterator[Timed]:
     """AAC with ADTS headers whose sample rate changes at the packet border nearest ``change_s``."""
     assert spec.change_s is not None
     frame = Fraction(1024, spec.sample_rate)
-    border = round(_exact(spec.change_s) / frame) * frame
+    border = round(exact(spec.change_s) / frame) * frame
     parts = (
         (spec.sample_rate, Fraction(0), border),
-        (spec.change_rate, border, _exact(duration_s)),
+        (spec.change_rate, border, exact(duration_s)),
     )
     for rate, begin, end in parts:
         context = av.CodecContext.create("aac", "w")
@@ -327,7 +313,7 @@ def _changing_audio(
             adts = av.Packet(_adts(len(bytes(packet)), rate, context.channels) + bytes(packet))
             adts.pts, adts.dts, adts.duration = packet.pts, packet.pts, 1024
             adts.time_base = Fraction(1, rate)
-            yield _shifted(adts, stream, start + begin)
+            yield shifted(adts, stream, start + begin)
 
 
 def _adts(size: int, rate: int, channels: int) -> bytes:
@@ -371,16 +357,16 @@ def write_media(
     """
     settings = {"avoid_negative_ts": "disabled"} if start_s < 0 else {}
     settings |= options or {}
-    start = _exact(start_s)
+    start = exact(start_s)
     rate = video.rate if video is not None else Fraction(25)
     times = frame_times(rate, duration_s - (video.delay_s if video else 0.0))
-    delay = _exact(video.delay_s if video else 0.0)
+    delay = exact(video.delay_s if video else 0.0)
     flashes = nearest([t + delay for t in times], events_s)
     events = [float(t) for t in flashes]
     audios = [audio] if isinstance(audio, AudioSpec) else list(audio or ())
 
     with av.open(str(path), "w", format=format, container_options=settings) as out:
-        feeds: list[Iterator[_Timed]] = []
+        feeds: list[Iterator[Timed]] = []
         if video is not None:
             stream = out.add_stream(video.codec, rate=25 if rate == "vfr" else rate)
             _prepare_video(stream, video)
@@ -412,70 +398,3 @@ def write_media(
         frame_times_s=tuple(float(t + delay) for t in times),
         start_s=start_s,
     )
-
-
-def write_text_named_mp4(path: Path) -> Path:
-    """Write a text file with a film's name."""
-    path.write_text("This is a letter, not a film.\n" * 40)
-    return path
-
-
-def truncate(path: Path, share: float) -> Path:
-    """Cut the file down to the given share of its bytes."""
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    return path
-
-
-def remux(
-    source: Path,
-    path: Path,
-    *,
-    start_s: float = 0.0,
-    audio_late_s: float = 0.0,
-    options: dict[str, str] | None = None,
-) -> Path:
-    """Copy all packets of ``source`` into another container, nothing decoded.
-
-    ``start_s`` moves all streams, ``audio_late_s`` the sound on top of that.
-    """
-    with (
-        av.open(str(source)) as film,
-        av.open(str(path), "w", container_options=options or {}) as out,
-    ):
-        streams = {s.index: out.add_stream_from_template(s) for s in film.streams}
-        for packet in film.demux():
-            if packet.dts is None:
-                continue
-            by = _exact(start_s)
-            if packet.stream.type == "audio":
-                by += _exact(audio_late_s)
-            moved = _shifted(packet, streams[packet.stream_index], by)
-            out.mux_one(moved.packet)
-    return path
-
-
-def footage(source: Path) -> tuple[Callable[[float, bool], Image], int, int]:
-    """Return a film's pictures as ``VideoSpec.picture``, with their width and height."""
-    with av.open(str(source)) as film:
-        frames = [(float(f.time), f.to_ndarray(format="rgb24")) for f in film.decode(video=0)]
-    times = np.array([t for t, _ in frames])
-    height, width = frames[0][1].shape[:2]
-
-    def picture(t: float, flash: bool) -> Image:
-        return frames[int(np.abs(times - t).argmin())][1]
-
-    return picture, width, height
-
-
-def recording(source: Path) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Return a film's sound as ``AudioSpec.signal`` (first channel, linear interpolation)."""
-    with av.open(str(source)) as film:
-        blocks = [(f.time, f.sample_rate, f.to_ndarray()[0]) for f in film.decode(audio=0)]
-    start, rate = float(blocks[0][0] or 0.0), blocks[0][1]
-    samples = np.concatenate([b for _, _, b in blocks]).astype(np.float64)
-
-    def signal(t: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.interp((t - start) * rate, np.arange(len(samples)), samples, 0.0, 0.0)
-
-    return signal

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import factory
 import numpy as np
 import pytest
+import spoil
 from factory import AudioSpec, VideoSpec, write_media
 
 from avsync._paths import bundled_models_dir
@@ -53,8 +53,8 @@ def odds_and_ends(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of files made from the sample: each lacks something."""
     folder = tmp_path_factory.mktemp("hard")
     talk = root / "examples" / "talk.mp4"
-    picture, width, height = factory.footage(talk)
-    voice = AudioSpec(signal=factory.recording(talk))
+    picture, width, height = spoil.footage(talk)
+    voice = AudioSpec(signal=spoil.recording(talk))
     face = VideoSpec(picture=picture, width=width, height=height)
     still = VideoSpec(picture=lambda t, flash: picture(1.0, False), width=width, height=height)
     black = VideoSpec(picture=lambda t, flash: np.zeros((64, 96, 3), np.uint8))
@@ -73,13 +73,13 @@ def odds_and_ends(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_media(folder / "still.mp4", video=still, audio=voice, duration_s=3)
     write_media(folder / "short.mp4", video=face, audio=voice, duration_s=0.3)
     write_media(folder / "second.mp4", video=face, audio=voice, duration_s=1)
-    cut = factory.remux(talk, folder / "cut.mp4", options={"movflags": "faststart"})
-    factory.truncate(cut, 0.75)
-    factory.remux(talk, folder / "late.ts", start_s=1.4, audio_late_s=0.2)
-    factory.write_text_named_mp4(folder / "text.mp4")
+    cut = spoil.remux(talk, folder / "cut.mp4", options={"movflags": "faststart"})
+    spoil.truncate(cut, 0.75)
+    spoil.remux(talk, folder / "late.ts", start_s=1.4, audio_late_s=0.2)
+    spoil.write_text_named_mp4(folder / "text.mp4")
     (folder / "empty.mp4").touch()
     (folder / "folder.mp4").mkdir()
-    factory.truncate(factory.remux(talk, folder / "headless.mp4"), 0.5)
+    spoil.truncate(spoil.remux(talk, folder / "headless.mp4"), 0.5)
     return folder
 
 
