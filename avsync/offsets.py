@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ __all__ = [
     "TrackTokens",
     "estimate",
     "gather",
+    "peak",
     "probability",
 ]
 
@@ -195,7 +197,7 @@ def gather(tracks: Sequence[TrackTokens], audio: AudioTokens, *, max_offset_ms: 
     )
 
 
-def _peak(values: FloatArray, best: int) -> float:
+def peak(values: npt.NDArray[np.floating[Any]], best: int) -> float:
     """Index of the maximum near ``best``, to a fraction, by a parabola."""
     if not 0 < best < len(values) - 1:
         return float(best)
@@ -250,7 +252,7 @@ def estimate(
     # The mean curve is smooth where the posterior is already a spike: take its fraction.
     near = range(max(0, best - 1), min(len(curve), best + 2))
     top = max(near, key=lambda s: float(curve[s]))
-    place = _peak(curve, top)
+    place = peak(curve, top)
     around = round(NEAR_MS / evidence.step_ms)
     posterior = np.exp(total - total.max())
     posterior /= posterior.sum()

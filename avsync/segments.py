@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence
+from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence, peak
 
 __all__ = ["Drift", "find_drift", "find_pieces"]
 
@@ -52,21 +52,24 @@ def find_drift(
     half = (times[-1] - times[0]) / 2
     steps = np.arange(logs.shape[1])
     limit = min(max_ms_per_min / 60 * half, evidence.reach * evidence.step_ms) / evidence.step_ms
-    best_gain, best_slope, best_place = -np.inf, 0.0, 0
+    slopes = np.linspace(-limit, limit, SLOPES)
+    tops, places = np.empty(SLOPES), np.empty(SLOPES)
     constant = float(logs.sum(0).max())
     rows = np.arange(len(times))[:, None]
-    for slope in np.linspace(-limit, limit, SLOPES):
+    for i, slope in enumerate(slopes):
         moved = steps[None, :] + slope * ((times - middle) / half)[:, None]
         low = np.floor(moved).astype(int)
         part = moved - low
         a = logs[rows, low.clip(0, len(steps) - 1)]
         b = logs[rows, (low + 1).clip(0, len(steps) - 1)]
         line = ((1 - part) * a + part * b).sum(0)
-        place = int(line.argmax())
-        if float(line[place]) > best_gain:
-            best_gain, best_slope, best_place = float(line[place]), float(slope), place
+        top = int(line.argmax())
+        tops[i], places[i] = line[top], peak(line, top)
+    best = int(tops.argmax())
+    best_place = float(places[best])
+    best_slope = float(np.interp(peak(tops, best), np.arange(SLOPES), slopes))
     moved_ms = 2 * best_slope * evidence.step_ms
-    gain = best_gain - constant
+    gain = float(tops[best]) - constant
     if gain < DRIFT_GAIN or abs(moved_ms) < MIN_DRIFT_MS:
         return None
     centre = -(best_place - evidence.reach) * evidence.step_ms

@@ -21,9 +21,9 @@ from avsync.offsets import (
     Estimate,
     Evidence,
     TrackTokens,
-    _peak,
     estimate,
     gather,
+    peak,
     probability,
 )
 from avsync.runtime import Calibration
@@ -441,13 +441,13 @@ class TestEstimate:
         self, middle: float, height: float, bend: float, best: int
     ) -> None:
         values = (height - bend * (np.arange(11) - best - middle) ** 2).astype(np.float64)
-        assert _peak(values, best) == pytest.approx(best + middle, abs=1e-6)
+        assert peak(values, best) == pytest.approx(best + middle, abs=1e-6)
 
     def test_peak_at_the_edge_and_on_a_plain(self) -> None:
         ramp = np.arange(5, dtype=np.float32)
-        assert _peak(ramp, 4) == 4
-        assert _peak(ramp, 0) == 0
-        assert _peak(np.zeros(5, np.float32), 2) == 2
+        assert peak(ramp, 4) == 4
+        assert peak(ramp, 0) == 0
+        assert peak(np.zeros(5, np.float32), 2) == 2
 
 
 class TestProbability:
