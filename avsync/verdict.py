@@ -77,18 +77,23 @@ def judge(
         seen = tuple(_track(s, None, None) for s in sights)
         return SyncResult(status=status, reason=reason, **({"tracks": seen} | common | more))
 
+    need = MIN_WINDOWS * WINDOW_TICKS * TICK_MS / 1000
+    duration_s = common.get("duration_s")
+    if duration_s is not None and duration_s < need:
+        return unjudged(
+            Status.too_short, f"the file lasts {duration_s:.1f} s; {need:.1f} s are needed"
+        )
     if not tracks:
         return unjudged(Status.no_face)
-    if common.get("speech_s", MIN_SPEECH_S) < MIN_SPEECH_S:
-        return unjudged(Status.no_speech)
     evidence = gather(tracks, audio, max_offset_ms=max_offset_ms)
     if evidence.seen_windows < MIN_WINDOWS:
-        need = MIN_WINDOWS * WINDOW_TICKS * TICK_MS / 1000
         longest = max(s.seen_s for s in sights)
         return unjudged(
             Status.too_short,
             f"a mouth is seen for {longest:.1f} s; {need:.1f} s together with speech are needed",
         )
+    if common.get("speech_s", MIN_SPEECH_S) < MIN_SPEECH_S:
+        return unjudged(Status.no_speech)
     if len(evidence) < MIN_WINDOWS:
         return unjudged(Status.too_short, "too little speech is heard while a mouth is seen")
     logs = evidence.log_windows(calibration.scale)
@@ -111,7 +116,8 @@ def judge(
         return unjudged(status, reason, probability=whole.probability, **common)
     seen = tuple(_rated(evidence, k, sights[k], whole, calibration) for k in range(len(sights)))
     offset = whole.found.offset_ms
-    segments = tuple(_segment(evidence, p) for p in claimed)
+    span = (min(s.start_s for s in sights), max(s.end_s for s in sights))
+    segments = tuple(_segment(evidence, p, span) for p in claimed)
     amiss = not all(tolerance.contains(s.offset_ms) for s in segments)
     if drift is not None:
         ends = (drift.offset_ms_start, drift.offset_ms_end)
@@ -201,15 +207,15 @@ def _why_not(sights: Sequence[TrackSight], whole: _Piece) -> tuple[Status, str]:
     )
 
 
-def _segment(evidence: Evidence, piece: _Piece) -> Segment:
+def _segment(evidence: Evidence, piece: _Piece, span: tuple[float, float]) -> Segment:
     index = np.flatnonzero(piece.rows)
     ticks = evidence.ticks[index]
     best = round(evidence.reach - piece.found.offset_ms / evidence.step_ms)
     at = evidence.scores[:, index, min(max(best, 0), evidence.scores.shape[2] - 1)]
     per_track = np.where(np.isfinite(at), at, 0).sum(1)
     return Segment(
-        start_s=float(ticks[0]) * TICK_MS / 1000,
-        end_s=float(ticks[-1] + WINDOW_TICKS) * TICK_MS / 1000,
+        start_s=max(span[0], float(ticks[0]) * TICK_MS / 1000),
+        end_s=min(span[1], float(ticks[-1] + WINDOW_TICKS) * TICK_MS / 1000),
         offset_ms=piece.found.offset_ms,
         probability=piece.probability,
         track=evidence.track_ids[int(per_track.argmax())],

@@ -113,7 +113,7 @@ def measure(clips: list[Clip], console: Console, scratch: Path) -> dict[str, dic
     width = clips[0].detector.model.card.local_dim
     sounds = []
     for i, clip in enumerate(progress_track(clips, "measuring", console=console)):
-        row = found[clip.row["source"]]
+        row = found[clip.row["source"].split("/")[0]]
         audio, plain = clip.heard(clip.path)
         sounds.append(audio)
         row["clips"].append(1)
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="only the first N clips")
     parser.add_argument("--json", type=Path, default=None, help="write the totals here")
     options = parser.parse_args()
-    console = Console(width=160)
+    console = Console(width=170)
     rows = [json.loads(line) for line in (options.corpus / "index.jsonl").read_text().splitlines()]
     rows = [r for r in rows if r["split"] == options.split][: options.limit]
     detector = SyncDetector(options.model)

@@ -100,13 +100,7 @@ def run(odds_and_ends: Path) -> Run:
         ("silence.mp4", "no_speech"),
         ("noise.mkv", "no_speech"),
         ("still.mp4", "not_speaking"),
-        pytest.param(
-            "short.mp4",
-            "too_short",
-            marks=pytest.mark.xfail(
-                strict=True, reason="judge() looks for speech before it looks at the length"
-            ),
-        ),
+        ("short.mp4", "too_short"),
         ("second.mp4", "too_short"),
     ],
 )
