@@ -112,7 +112,7 @@ def _rotation(angle: float) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class FacePatch:
-    """A square of the picture around a face: (PATCH_SIDE, PATCH_SIDE, 3) uint8 RGB.
+    """A square of the picture around a face: (pixels, pixels, 3) uint8 RGB.
 
     Picture point ``p`` lies at ``(p - origin) * zoom`` in the patch.
     """
@@ -122,10 +122,18 @@ class FacePatch:
     zoom: float
 
     @classmethod
-    def cut(cls, image: CropArray, centre: FloatArray, side: float) -> FacePatch:
-        """Cut the square of ``side`` picture pixels around ``centre``; black beyond the edge."""
+    def cut(
+        cls,
+        image: CropArray,
+        centre: FloatArray,
+        side: float,
+        *,
+        pixels: int = PATCH_SIDE,
+        grey: int = 0,
+    ) -> FacePatch:
+        """Cut the square of ``side`` picture pixels around ``centre``; ``grey`` beyond the edge."""
         origin = centre - side / 2
-        zoom = PATCH_SIDE / side
+        zoom = pixels / side
         x0, y0 = np.floor(origin).astype(int)
         x1, y1 = np.ceil(origin + side).astype(int)
         height, width = image.shape[:2]
@@ -133,7 +141,7 @@ class FacePatch:
         cx1, cy1 = int(np.clip(x1, 0, width)), int(np.clip(y1, 0, height))
         inner = np.asarray(image[cy0:cy1, cx0:cx1])
         if not inner.size:
-            return cls(np.zeros((PATCH_SIDE, PATCH_SIDE, 3), np.uint8), origin, zoom)
+            return cls(np.full((pixels, pixels, 3), grey, np.uint8), origin, zoom)
         if zoom < 0.75:
             size = (max(1, round((cx1 - cx0) * zoom)), max(1, round((cy1 - cy0) * zoom)))
             inner = np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -145,7 +153,9 @@ class FacePatch:
                 [0, zoom / gain_y, (cy0 - origin[1] + 0.5 / gain_y - 0.5) * zoom],
             ]
         )
-        patch = cv2.warpAffine(inner, matrix, (PATCH_SIDE, PATCH_SIDE), flags=cv2.INTER_LINEAR)
+        patch = cv2.warpAffine(
+            inner, matrix, (pixels, pixels), flags=cv2.INTER_LINEAR, borderValue=(grey, grey, grey)
+        )
         return cls(np.asarray(patch, np.uint8), origin, zoom)
 
 
@@ -153,7 +163,8 @@ class FacePatch:
 class CropChunk:
     """Consecutive ticks of one track.
 
-    ``crops`` (n, CROP_HEIGHT, CROP_WIDTH) uint8 grey; ``valid`` (n,) bool: the face was seen and
+    ``crops`` (n, CROP_HEIGHT, CROP_WIDTH) uint8 grey, or (n, side, side, 3) uint8 RGB of whole
+    faces (:mod:`avsync.face_crops`); ``valid`` (n,) bool: the face was seen and
     the picture is not older than the grid allows; ``boxes`` (n, 4) float32 x0 y0 x1 y1 in picture
     pixels; ``opening`` (n,) float32 lip gap in eye distances; ``eye_px`` (n,) eye distance in
     picture pixels. Tick ``first + i`` is at ``(first + i) / 25`` seconds.
@@ -196,6 +207,10 @@ class CropMaker:
     _done: int = 0
     _out: list[tuple[CropArray, bool, FloatArray, float, float]] = field(default_factory=list)
     _out_first: int = 0
+
+    def keep(self, image: CropArray, patch: FacePatch, box: FloatArray) -> FacePatch:
+        """What is kept of a tick's picture until its crop is made: here the mesh's own patch."""
+        return patch
 
     def push(
         self, tick: int, patch: FacePatch, box: FloatArray, pose: Pose | None, *, fresh: bool

@@ -7,7 +7,7 @@ at overlapping tiles of the picture now and then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -182,10 +182,14 @@ class FaceTracker:
 
     Args:
         max_faces: at most this many faces are followed at once, the largest first.
+        crops: makes the crop maker of a track from its id; default aligned mouths.
     """
 
-    def __init__(self, *, max_faces: int = 4) -> None:
+    def __init__(
+        self, *, max_faces: int = 4, crops: Callable[[int], CropMaker] = CropMaker
+    ) -> None:
         self.max_faces = max_faces
+        self._crops = crops
         self._detector = _Detector()
         self._tracks: list[_Track] = []
         self._spare: list[Any] = []
@@ -212,7 +216,8 @@ class FaceTracker:
             if look:
                 track.lost = 0 if pose is not None else track.lost + 1
                 track.meshed += pose is not None
-            chunk = track.maker.push(frame.tick, patch, track.box, pose, fresh=fresh)
+            kept = track.maker.keep(image, patch, track.box)
+            chunk = track.maker.push(frame.tick, kept, track.box, pose, fresh=fresh)
             if chunk is not None:
                 yield chunk
         dead = [t for t in self._tracks if t.lost > LOST_AFTER or (t.lost > 2 and t.meshed == 0)]
@@ -267,7 +272,7 @@ class FaceTracker:
                 _forget(mesh)
         centre = (box[:2] + box[2:]) / 2
         side = WINDOW * float(max(box[2:] - box[:2]))
-        track = _Track(CropMaker(self._next_id), box, mesh, (centre, side))
+        track = _Track(self._crops(self._next_id), box, mesh, (centre, side))
         self._next_id += 1
         return track
 
@@ -280,12 +285,17 @@ class FaceTracker:
         self._tracks = [t for t in self._tracks if t not in tracks]
 
 
-def mouth_chunks(frames: Iterable[GridFrame], *, max_faces: int = 4) -> Iterator[CropChunk]:
-    """Mouth crops of all faces in ``frames`` (consecutive grid ticks); see CropChunk.
+def mouth_chunks(
+    frames: Iterable[GridFrame],
+    *,
+    max_faces: int = 4,
+    crops: Callable[[int], CropMaker] = CropMaker,
+) -> Iterator[CropChunk]:
+    """Crops of all faces in ``frames`` (consecutive grid ticks), mouths unless ``crops`` says else.
 
     Memory is bounded: chunks of at most some 10 s per face are yielded as they become ready.
     """
-    tracker = FaceTracker(max_faces=max_faces)
+    tracker = FaceTracker(max_faces=max_faces, crops=crops)
     try:
         for frame in frames:
             yield from tracker.push(frame)
