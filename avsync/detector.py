@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.crops import CropChunk
+from avsync.engines import Ear, Engine, Eye, load_engine
 from avsync.errors import InvalidOptionError
 from avsync.media import DecodeStats, GridFrame, MediaInfo, iter_audio, iter_grid_frames, probe
-from avsync.mel import MelStream
-from avsync.offsets import AudioTokens, TrackTokens
 from avsync.result import Status, SyncResult, Tolerance
-from avsync.runtime import AudioTokenStream, Provider, SyncModel, VideoTokenStream
+from avsync.runtime import Provider
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
 
@@ -29,32 +28,23 @@ REPORT_EVERY = 25
 
 @dataclass(slots=True)
 class _TrackBuffer:
-    stream: VideoTokenStream
+    eye: Eye
     first: int
-    tokens: list[npt.NDArray[np.float32]] = field(default_factory=list)
     valid: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     boxes: list[npt.NDArray[np.float32]] = field(default_factory=list)
     opening: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
     def push(self, chunk: CropChunk) -> None:
-        self.tokens += self.stream.push(chunk)
-        if chunk.last:
-            self.tokens += self.stream.close()
+        self.eye.push(chunk)
         self.valid.append(chunk.valid)
         self.boxes.append(chunk.boxes)
         self.opening.append(chunk.opening)
 
-    def finish(self, number: int, reach: int) -> tuple[TrackTokens, TrackSight]:
-        tokens = np.concatenate(self.tokens)
+    def sight(self, number: int) -> TrackSight:
         valid = np.concatenate(self.valid)
-        seen = valid.copy()
-        for i in range(1, reach + 1):  # a token is valid when its whole stack was seen
-            seen[i:] &= valid[:-i]
-            seen[:-i] &= valid[i:]
-        seen[:reach] = seen[-reach:] = False
         boxes = np.concatenate(self.boxes)
         opening = np.concatenate(self.opening)
-        sight = TrackSight(
+        return TrackSight(
             id=number,
             start_s=self.first / 25,
             end_s=(self.first + len(valid)) / 25,
@@ -63,14 +53,14 @@ class _TrackBuffer:
             mouth_motion=float(np.std(opening[valid])) if valid.any() else 0.0,
             seen_s=float(valid.sum()) / 25,
         )
-        return TrackTokens(number, self.first, tokens, seen), sight
 
 
 class SyncDetector:
     """Measures the audio-video offset of talking video.
 
     Args:
-        model: a model folder; None or "default" takes the bundled model.
+        model: a model folder, of avsync or a published model's; None or "default" takes the
+            bundled one.
         provider: ``auto`` (CUDA when usable, else CPU), ``cpu`` or ``cuda``.
         threads: CPU threads of the model; None takes as many as there are cores.
         tolerance: what counts as in sync: ``ebu`` (+40/-60 ms, default), ``itu``,
@@ -101,7 +91,7 @@ class SyncDetector:
             )
         self.tolerance = Tolerance.parse(tolerance)
         self.max_offset_ms = float(max_offset_ms)
-        self.model = SyncModel(model, provider=provider, threads=threads)
+        self.engine: Engine = load_engine(model, provider=provider, threads=threads)
 
     def score(
         self,
@@ -128,7 +118,7 @@ class SyncDetector:
         info = probe(path)
         common: dict[str, Any] = {
             "path": str(path),
-            "model": self.model.card.name,
+            "model": self.engine.name,
             "tolerance": self.tolerance,
             "max_offset_ms": self.max_offset_ms,
             "duration_s": info.duration_s,
@@ -148,43 +138,37 @@ class SyncDetector:
             reason = "the video stream holds no picture that can be decoded"
             warned = tuple(stats.warnings)
             return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
-        if progress is not None:
-            progress(1.0)
-        common |= {"speech_s": speech_s, "warnings": tuple(stats.warnings)}
-        return judge(
-            tracks,
+        warned = tuple(stats.warnings) + self.engine.warnings
+        common |= {"speech_s": speech_s, "warnings": warned}
+        seen, heard = self.engine.compare(tracks, audio, max_offset_ms=self.max_offset_ms)
+        result = judge(
+            seen,
             sights,
-            audio,
-            calibration=self.model.card.calibration,
+            heard,
+            calibration=self.engine.calibration,
             max_offset_ms=self.max_offset_ms,
             tolerance=self.tolerance,
             common=common,
         )
+        if progress is not None:
+            progress(1.0)
+        return result
 
     def _hear(
         self, path: str | Path, audio_stream: int | None, stats: DecodeStats
-    ) -> tuple[AudioTokens | None, float]:
-        """The whole sound as tokens, and the seconds of speech in it."""
-        mels: MelStream | None = None
-        stream: AudioTokenStream | None = None
+    ) -> tuple[Any, float]:
+        """The whole sound as the engine keeps it (None: nothing), and the seconds of speech."""
+        ear: Ear | None = None
         gate: SpeechGate | None = None
-        parts: list[npt.NDArray[np.float32]] = []
         for piece in iter_audio(path, audio_stream=audio_stream, stats=stats):
-            if mels is None or stream is None or gate is None:
-                mels = MelStream(piece.start_s)
-                stream = AudioTokenStream(self.model, mels.first)
+            if ear is None or gate is None:
+                ear = self.engine.ear(piece.start_s)
                 gate = SpeechGate(piece.start_s)
             gate.push(piece.samples)
-            parts += stream.push(mels.push(piece.samples))
-        if mels is None or stream is None or gate is None:
+            ear.push(piece.samples)
+        if ear is None or gate is None:
             return None, 0.0
-        parts += stream.push(mels.close()) + stream.close()
-        if not parts:
-            return None, 0.0
-        tokens = np.concatenate(parts)
-        phases = self.model.card.phases
-        speech = gate.at(stream.first, 25 * phases, len(tokens))
-        return AudioTokens(stream.first, phases, tokens, speech), gate.speech_s
+        return ear.close(gate), gate.speech_s
 
     def _see(
         self,
@@ -192,8 +176,8 @@ class SyncDetector:
         info: MediaInfo,
         stats: DecodeStats,
         progress: Callable[[float], None] | None,
-    ) -> tuple[list[TrackTokens], list[TrackSight]]:
-        """Every face's track as tokens, and what is known of the faces."""
+    ) -> tuple[list[Any], list[TrackSight]]:
+        """Every face's track as the engine keeps it, and what is known of the faces."""
         from avsync.faces import mouth_chunks
 
         def watched() -> Iterator[GridFrame]:
@@ -203,13 +187,14 @@ class SyncDetector:
                 yield frame
 
         buffers: dict[int, _TrackBuffer] = {}
-        for chunk in mouth_chunks(watched()):
+        for chunk in mouth_chunks(watched(), crops=self.engine.crops):
             if chunk.track not in buffers:
-                buffers[chunk.track] = _TrackBuffer(VideoTokenStream(self.model), chunk.first)
+                buffers[chunk.track] = _TrackBuffer(self.engine.eye(chunk.first), chunk.first)
             buffers[chunk.track].push(chunk)
         found = [b for b in buffers.values() if sum(map(len, b.valid)) > 4]
-        done = [b.finish(i, self.model.card.stack_reach) for i, b in enumerate(found)]
-        return [t for t, _ in done], [s for _, s in done]
+        return [b.eye.close(i) for i, b in enumerate(found)], [
+            b.sight(i) for i, b in enumerate(found)
+        ]
 
 
 def score(path: str | Path, **options: Any) -> SyncResult:

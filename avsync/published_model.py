@@ -110,6 +110,11 @@ class PublishedCard(BaseModel):
             raise ModelCorruptError(f"{file}: its input is not that of {card.arch}")
         return card
 
+    @property
+    def name(self) -> str:
+        """Architecture and the start of the video graph's SHA-256, which tells weights apart."""
+        return f"{self.arch}-{self.video.sha256[:8]}"
+
     def _graphs(self) -> dict[str, Any]:
         return self.model_dump(exclude={"format", "arch", "input"})
 
@@ -193,22 +198,25 @@ class PublishedModel:
         *,
         reach: int = 15,
         audio_first: int = 0,
+        ticks: npt.NDArray[np.int64] | None = None,
         batch: int = 124,
     ) -> FloatArray:
         """Every video window against the audio windows around it: (N, 2·reach + 1) float32.
 
         video_tokens: (N, …), audio_tokens: (M, …) of consecutive windows on one 25-Hz grid.
         audio_first: the grid tick of the first audio window, the first video window's being 0.
+        ticks: (N,) the video windows' own ticks, where some are left out; default 0 … N − 1.
         batch: pairs fused at once.
 
-        Row i, column k is the video window of tick i with the audio window of tick i + k − reach,
+        Row i, column k is the i-th video window with the audio window k − reach ticks later,
         NaN where there is none. The best column k means an offset of (reach − k) · 40 ms,
         positive = audio leads.
         """
         if reach < 0 or batch < 1:
             raise InvalidOptionError(f"reach {reach} and batch {batch} must be ≥ 0 and ≥ 1")
         shifts = np.arange(-reach, reach + 1)
-        partner = np.arange(len(video_tokens))[:, None] + shifts - audio_first
+        at = np.arange(len(video_tokens)) if ticks is None else ticks
+        partner = at[:, None] + shifts - audio_first
         rows, columns = np.nonzero((partner >= 0) & (partner < len(audio_tokens)))
         scores = np.full(partner.shape, np.nan, np.float32)
         for i in range(0, len(rows), batch):

@@ -7,9 +7,10 @@ with its SHA-256. Nothing is loaded until a model is asked for; torch is never n
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,17 @@ from avsync.errors import (
 )
 from avsync.mel import MEL_BANDS, MEL_HZ
 
-__all__ = ["AudioTokenStream", "Calibration", "ModelCard", "SyncModel", "VideoTokenStream"]
+if TYPE_CHECKING:
+    from avsync.published_model import PublishedModel
+
+__all__ = [
+    "AudioTokenStream",
+    "Calibration",
+    "ModelCard",
+    "SyncModel",
+    "VideoTokenStream",
+    "load_model",
+]
 
 FloatArray = npt.NDArray[np.float32]
 Provider = Literal["auto", "cpu", "cuda"]
@@ -198,6 +209,32 @@ class SyncModel:
         """(4 N, 80) log-mel → (N, dim) tokens, the first centred on column 0."""
         out: FloatArray = self._audio.run(None, {"mel": mel.astype(np.float32, copy=False)})[0]
         return out
+
+
+def load_model(
+    folder: str | Path | None = None,
+    *,
+    provider: Provider = "auto",
+    threads: int | None = None,
+) -> SyncModel | PublishedModel:
+    """Load a model of any kind, told by ``format`` in its ``model.json``.
+
+    Args and Raises: as :class:`SyncModel`.
+    """
+    if folder is not None and _format(Path(folder)).startswith("avsync-published"):
+        from avsync.published_model import PublishedModel
+
+        return PublishedModel(folder, provider=provider, threads=threads)
+    return SyncModel(folder, provider=provider, threads=threads)
+
+
+def _format(folder: Path) -> str:
+    """``format`` of a model folder; "" where there is none to be read."""
+    try:
+        card = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(card.get("format", "")) if isinstance(card, dict) else ""
 
 
 class VideoTokenStream:

@@ -70,7 +70,7 @@ class Clip:
         audio, speech_s = self.detector._hear(path, None, DecodeStats())
         common = {
             "path": str(self.path),
-            "model": self.detector.model.card.name,
+            "model": self.detector.engine.name,
             "tolerance": self.detector.tolerance,
             "max_offset_ms": self.detector.max_offset_ms,
             "duration_s": self.info.duration_s,
@@ -80,7 +80,7 @@ class Clip:
             self.tracks,
             self.sights,
             audio,
-            calibration=self.detector.model.card.calibration,
+            calibration=self.detector.engine.calibration,
             max_offset_ms=self.detector.max_offset_ms,
             tolerance=self.detector.tolerance,
             common=common,
@@ -110,7 +110,7 @@ def protocol(clip: Clip, audio: Any, width: int) -> dict[int, float] | None:
 def measure(clips: list[Clip], console: Console, scratch: Path) -> dict[str, dict[str, list[Any]]]:
     """All figures, per source."""
     found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    width = clips[0].detector.model.card.local_dim
+    width = clips[0].detector.engine.model.card.local_dim
     sounds = []
     for i, clip in enumerate(progress_track(clips, "measuring", console=console)):
         row = found[clip.row["source"].split("/")[0]]
