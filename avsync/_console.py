@@ -7,7 +7,7 @@ import glob
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import TextIO
 
@@ -18,7 +18,23 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from avsync.errors import AVSyncError
 from avsync.result import printable_path
 
-__all__ = ["Exit", "clean_exit", "complain", "expand_patterns", "progress_bar", "stdout_console"]
+__all__ = [
+    "Exit",
+    "Provider",
+    "clean_exit",
+    "complain",
+    "expand_patterns",
+    "progress_bar",
+    "stdout_console",
+]
+
+
+class Provider(str, Enum):
+    """Execution providers of ONNX Runtime."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 class Exit(IntEnum):

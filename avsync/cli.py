@@ -8,7 +8,6 @@ results only; progress, warnings about the run and errors go to standard error.
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +15,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from avsync import __version__
+from avsync import __version__, cli_models
 from avsync._console import (
     Exit,
+    Provider,
     clean_exit,
     complain,
     expand_patterns,
@@ -72,14 +72,6 @@ _UNREAD: dict[str, Any] = {
 }
 
 _STYLES = {Status.in_sync: "green", Status.out_of_sync: "red", Status.drift: "red"}
-
-
-class Provider(str, Enum):
-    """Execution providers of ONNX Runtime."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def main() -> None:
@@ -174,6 +166,11 @@ def score(
                 _print_result(console, result)
             codes.append(Exit.ok if result.status.judged else Exit.not_judged)
     raise typer.Exit(Exit.worst(codes))
+
+
+app.command()(cli_models.export)
+app.command()(cli_models.evaluate)
+app.command()(cli_models.lse)
 
 
 def _label(path: str, position: int, total: int) -> str:

@@ -32,11 +32,11 @@ from rich.table import Table
 
 from avsync import SyncDetector, SyncResult
 from avsync.media import DecodeStats, probe, read_audio
+from avsync.protocol import FRAME_COUNTS as WINDOWS
+from avsync.protocol import clip_accuracy, token_rows
 from avsync.verdict import judge
 
 SHIFTS_MS = (-330, -90, 170, 410)
-WINDOWS = (5, 7, 9, 11, 13, 15)
-HALF = 15
 
 
 def write_shifted(path: Path, out: Path, delay_ms: float) -> None:
@@ -92,19 +92,7 @@ def protocol(clip: Clip, audio: Any, width: int) -> dict[int, float] | None:
     if not clip.tracks:
         return None
     track = max(clip.tracks, key=lambda t: len(t.tokens))
-    video = track.tokens[2:-2, :width]
-    sound = audio.tokens[:: audio.phases, :width]
-    index = np.arange(len(video))[:, None] + np.arange(-HALF, HALF + 1)[None, :]
-    index = index + track.first + 2 - audio.first // audio.phases
-    inside = (index >= 0) & (index < len(sound))
-    scores = np.take_along_axis(video @ sound.T, index.clip(0, len(sound) - 1), 1)
-    rows = np.where(inside, scores, -1000.0)
-    out = {}
-    for k in WINDOWS:
-        side = (k - 5) // 2
-        means = [rows[max(0, i - side) : i + side + 1].mean(0) for i in range(len(rows))]
-        out[k] = float((np.abs(np.argmax(means, axis=1) - HALF) <= 1).mean())
-    return out
+    return clip_accuracy(token_rows(track, audio, width))
 
 
 def measure(clips: list[Clip], console: Console, scratch: Path) -> dict[str, dict[str, list[Any]]]:
