@@ -140,7 +140,13 @@ class SyncDetector:
             return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
         warned = tuple(stats.warnings) + self.engine.warnings
         common |= {"speech_s": speech_s, "warnings": warned}
-        seen, heard = self.engine.compare(tracks, audio, max_offset_ms=self.max_offset_ms)
+        share = self.engine.seeing
+        seen, heard = self.engine.compare(
+            tracks,
+            audio,
+            max_offset_ms=self.max_offset_ms,
+            progress=progress and (lambda done: progress(min(0.99, share + (1 - share) * done))),
+        )
         result = judge(
             seen,
             sights,
@@ -183,7 +189,8 @@ class SyncDetector:
         def watched() -> Iterator[GridFrame]:
             for n, frame in enumerate(iter_grid_frames(path, stats=stats)):
                 if progress is not None and n % REPORT_EVERY == 0 and info.duration_s:
-                    progress(min(0.99, max(0.0, frame.time_s - info.start_s) / info.duration_s))
+                    done = (frame.time_s - info.start_s) / info.duration_s
+                    progress(min(0.99, max(0.0, done)) * self.engine.seeing)
                 yield frame
 
         buffers: dict[int, _TrackBuffer] = {}

@@ -57,12 +57,14 @@ class Engine(Protocol):
 
     name: the model's name for results. calibration: how its scores are read. warnings: what
     everyone who reads its results must know. crops: makes the crop maker of a track from its id.
+    seeing: share of the work that is done once the picture has been watched, for progress.
     """
 
     name: str
     calibration: Calibration
     warnings: tuple[str, ...]
     crops: Callable[[int], CropMaker]
+    seeing: float
 
     def ear(self, start_s: float) -> Ear:
         """For sound whose first sample is at ``start_s``."""
@@ -133,6 +135,7 @@ class TokenEngine:
         self.calibration: Calibration = model.card.calibration
         self.warnings: tuple[str, ...] = ()
         self.crops: Callable[[int], CropMaker] = CropMaker
+        self.seeing: float = 1.0
 
     def ear(self, start_s: float) -> Ear:
         """See :class:`Engine`."""

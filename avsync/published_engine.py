@@ -225,6 +225,7 @@ class PublishedEngine:
         )
         style = FaceStyle.of(model.convention)
         self.crops: Callable[[int], CropMaker] = partial(FaceCropMaker, style=style)
+        self.seeing: float = 0.5
 
     def ear(self, start_s: float) -> Ear:
         """See :class:`avsync.engines.Engine`."""
