@@ -1,0 +1,448 @@
+"""Put a file right: measure, move the sound, look again, and only then give the file its name.
+
+The function is :func:`avsync.fix`. It lives in this module and not in ``avsync/fix.py`` because a
+module of that name would take the function's place in the package as soon as it is imported.
+
+Sign: ``offset_ms`` is positive when the audio leads; it is the delay that the audio is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from avsync.demux import pick_audio
+from avsync.errors import AVSyncError, InvalidOptionError, MediaReadError
+from avsync.reaudio import Stretch
+from avsync.remux import (
+    Copied,
+    Digest,
+    MediaWriteError,
+    Method,
+    muxer_for,
+    read_digests,
+    write_moved,
+)
+from avsync.result import (
+    Milliseconds,
+    Status,
+    SyncResult,
+    offset_words,
+    percent_sure,
+    printable_path,
+)
+
+if TYPE_CHECKING:
+    from avsync.detector import SyncDetector
+
+__all__ = [
+    "MAX_RESIDUAL_MS",
+    "MIN_PROBABILITY",
+    "AudioMove",
+    "FixFailedError",
+    "FixRefusedError",
+    "FixResult",
+    "fix",
+]
+
+#: A file is touched only when the offset is right within 40 ms with this probability.
+MIN_PROBABILITY = 0.8
+#: What may be left after the repair.
+MAX_RESIDUAL_MS = 40.0
+#: Parts of a film whose offsets are further apart than this (ms) cannot be repaired by one move.
+MAX_SPREAD_MS = 40.0
+#: Time stamps must have moved as asked within this (s): Matroska rounds to 1 ms.
+_STAMP_S = 0.0025
+#: An encoder's delay at most (s), by which packets precede the sound.
+_PRIMING_S = 0.15
+_MAX_SHIFT_MS = 3_600_000.0
+
+PathText = Annotated[str, BeforeValidator(printable_path)]
+
+
+class FixRefusedError(AVSyncError, ValueError):
+    """The measurement does not carry a repair; nothing was written. ``measured`` is the result."""
+
+    def __init__(self, message: str, measured: SyncResult) -> None:
+        super().__init__(message)
+        self.measured = measured
+
+
+class FixFailedError(AVSyncError, RuntimeError):
+    """The file was written but did not pass the check afterwards; it was taken away again."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AudioMove(_Frozen):
+    """What became of one audio stream."""
+
+    position: int
+    """Counted among the audio streams, from 0."""
+    codec: str
+    method: Method
+    """``edit_list`` and ``time_stamps`` leave every packet as it was."""
+    shift_ms: Milliseconds
+    """Positive = the audio is later now."""
+    encoder: str | None = None
+    """What encoded it anew; None when it was copied."""
+
+
+class FixResult(_Frozen):
+    """What was done to one file."""
+
+    path: PathText
+    out: PathText | None
+    """None when nothing was written."""
+    status: Literal["fixed", "already_in_sync"]
+    offset_ms: Milliseconds
+    """The offset that was there (positive = audio led); the audio was delayed by so much."""
+    drift_ms_per_min: Milliseconds | None = None
+    """The drift that was undone; None when there was none to undo."""
+    residual_ms: Milliseconds | None = None
+    """The offset that is left, measured on the new file; None when the offset was given."""
+    audio: tuple[AudioMove, ...] = ()
+    backup: PathText | None = None
+    """Where the original lies now, after a repair in place."""
+    measured: SyncResult | None = None
+    after: SyncResult | None = None
+    warnings: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """What was done, in one sentence without a full stop."""
+        if self.status == "already_in_sync":
+            return "already in sync; nothing was written"
+        verb = "delayed" if self.offset_ms >= 0 else "advanced"
+        words = f"the audio was {verb} by {abs(self.offset_ms):.0f} ms"
+        if self.drift_ms_per_min is not None:
+            words += f" and a drift of {self.drift_ms_per_min:+.1f} ms per minute was undone"
+        if any(a.encoder for a in self.audio):
+            words += ", and encoded anew"
+        if self.residual_ms is None:
+            return words
+        return f"{words}; measured again: {offset_words(self.residual_ms)}"
+
+
+def fix(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    offset_ms: float | None = None,
+    audio_stream: int | None = None,
+    reencode_audio: bool = False,
+    drift: bool = False,
+    force: bool = False,
+    in_place: bool = False,
+    min_probability: float = MIN_PROBABILITY,
+    detector: SyncDetector | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> FixResult:
+    """Write a copy of ``path`` whose sound is in step with the picture.
+
+    Video, subtitles, chapters, metadata and every other stream are copied bit for bit. ``out``
+    appears under its name only when it is whole and has passed the check: the offset measured on
+    it is within 40 ms, or, where ``offset_ms`` was given, its time stamps have moved as asked. A
+    file of that name is replaced. ``path`` is only ever read.
+
+    A file that is in sync already is left alone and nothing is written, unless ``force``.
+
+    Args:
+        out: the new file; its ending chooses the container. None only with ``in_place``.
+        offset_ms: the offset to repair, positive = audio leads (it is delayed); None measures.
+        audio_stream: measure and move this audio stream (0 is the first); None measures the
+            default one and moves all.
+        reencode_audio: encode the sound anew even where time stamps would do.
+        drift: undo a drift that was measured, by resampling the sound.
+        force: repair in spite of a low probability, or a file that is in sync. It does not
+            take the place of a number: a file that could not be judged is refused all the same.
+        in_place: replace ``path`` and keep the original as ``path`` + ".bak".
+        min_probability: how sure the measurement must be, 0..1.
+        detector: measures; None makes one.
+        progress: called with the share done, 0..1.
+
+    Raises:
+        FixRefusedError: not judged, not sure enough, drifting, or several offsets.
+        FixFailedError: the new file did not pass the check.
+        MediaWriteError: it cannot be written.
+        MediaNotFoundError, MediaReadError: no such file, not media, or it breaks off.
+        InvalidOptionError: options that make no sense together.
+    """
+    source = Path(path)
+    target, backup = _target(source, out, in_place)
+    muxer_for(target)
+    if not 0 <= min_probability <= 1:
+        raise InvalidOptionError(f"min_probability must be from 0 to 1, not {min_probability}")
+    report = progress or (lambda share: None)
+    measured: SyncResult | None = None
+    stretch: Stretch | None = None
+    if offset_ms is not None:
+        if drift:
+            raise InvalidOptionError("a drift is undone by what was measured: give no offset")
+        if not (math.isfinite(offset_ms) and abs(offset_ms) <= _MAX_SHIFT_MS):
+            raise InvalidOptionError(f"offset_ms must be a number up to an hour, not {offset_ms}")
+        _check_stream(source, audio_stream)
+        shift_ms = offset_ms
+    else:
+        if detector is None:
+            from avsync.detector import SyncDetector
+
+            detector = SyncDetector()
+        measured = detector.score(
+            source, audio_stream=audio_stream, progress=lambda share: report(0.45 * share)
+        )
+        shift_ms = _accepted(measured, min_probability, drift, force)
+        if measured.status is Status.in_sync and not force:
+            return FixResult(
+                path=str(path),
+                out=None,
+                status="already_in_sync",
+                offset_ms=shift_ms,
+                measured=measured,
+                warnings=measured.warnings,
+            )
+        stretch = _stretch(measured) if drift else None
+    base = 0.0 if measured is None else 0.45
+    share = 0.9 if measured is None else 0.1
+    after: SyncResult | None = None
+    with _beside(target, source) as temporary:
+        copied = write_moved(
+            source,
+            temporary,
+            shift_s=shift_ms / 1000,
+            audio_stream=audio_stream,
+            reencode=reencode_audio,
+            stretch=stretch,
+            progress=lambda part: report(base + share * part),
+        )
+        _verify(copied, temporary, target)
+        if measured is not None and detector is not None:
+            after = detector.score(
+                temporary,
+                audio_stream=audio_stream,
+                progress=lambda part: report(base + share + 0.45 * part),
+            ).model_copy(update={"path": printable_path(target)})
+            _check_residual(after, target)
+        _settle(temporary, target, backup)
+    report(1.0)
+    return FixResult(
+        path=str(path),
+        out=str(target if out is None else out),
+        status="fixed",
+        offset_ms=shift_ms,
+        drift_ms_per_min=measured.drift_ms_per_min if measured and stretch else None,
+        residual_ms=None if after is None else after.offset_ms,
+        audio=tuple(
+            AudioMove(
+                position=m.position,
+                codec=m.codec,
+                method=m.method,
+                shift_ms=1000 * m.shift_s,
+                encoder=m.encoder,
+            )
+            for m in copied.moved
+        ),
+        backup=None if backup is None else str(backup),
+        measured=measured,
+        after=after,
+        warnings=tuple(dict.fromkeys([*(measured.warnings if measured else ()), *copied.warnings])),
+    )
+
+
+def _target(source: Path, out: str | Path | None, in_place: bool) -> tuple[Path, Path | None]:
+    """Where the new file goes and, in place, where the original is kept."""
+    same = out is None or _is_same(source, Path(out))
+    if not same and out is not None:
+        if in_place:
+            raise InvalidOptionError("in place and a new file: choose one of both")
+        target = Path(out)
+        if target.is_dir():
+            raise InvalidOptionError(f"{out}: is a folder; name the new file")
+        if not target.parent.is_dir():
+            raise InvalidOptionError(f"{out}: there is no folder {target.parent}")
+        return target, None
+    if not in_place:
+        raise InvalidOptionError(
+            "no new file was named (-o OUT)"
+            if out is None
+            else f"{out} is the input itself; --in-place replaces it and keeps {source.name}.bak"
+        )
+    target = source.resolve()
+    backup = target.with_name(target.name + ".bak")
+    if os.path.lexists(backup):
+        raise InvalidOptionError(f"{backup} is there already; move it away first")
+    return target, backup
+
+
+def _is_same(source: Path, out: Path) -> bool:
+    try:
+        return source.samefile(out)
+    except OSError:
+        return source.absolute() == out.absolute()
+
+
+def _check_stream(source: Path, audio_stream: int | None) -> None:
+    """Tell early that there is no such audio stream."""
+    from avsync import demux
+
+    with demux.opened(source) as film:
+        pick_audio(film, source, audio_stream)
+
+
+def _accepted(measured: SyncResult, min_probability: float, drift: bool, force: bool) -> float:
+    """The offset to repair, ms.
+
+    Raises:
+        FixRefusedError: the measurement does not carry a repair.
+    """
+    name = measured.path
+    if measured.offset_ms is None or measured.probability is None:
+        raise FixRefusedError(
+            f"{name}: not judged ({measured.status}): {measured.reason}; nothing was written "
+            "(--offset-ms repairs by a number that you know)",
+            measured,
+        )
+    offsets = [s.offset_ms for s in measured.segments]
+    if measured.status is not Status.drift and offsets:
+        spread = max(offsets) - min(offsets)
+        if spread > MAX_SPREAD_MS:
+            parts = ", ".join(offset_words(o) for o in dict.fromkeys(round(o) for o in offsets))
+            raise FixRefusedError(
+                f"{name}: {len(offsets)} parts have offsets of their own ({parts}), which one "
+                "move cannot repair; nothing was written",
+                measured,
+            )
+    if measured.status is Status.drift and not drift:
+        raise FixRefusedError(
+            f"{name}: the offset drifts by {measured.drift_ms_per_min:+.1f} ms per minute, which "
+            "one move cannot repair; --drift resamples the sound; nothing was written",
+            measured,
+        )
+    if measured.probability < min_probability and not force:
+        raise FixRefusedError(
+            f"{name}: {offset_words(measured.offset_ms)}, but only "
+            f"{percent_sure(measured.probability)} % sure, and {100 * min_probability:.0f} % are "
+            "asked for; nothing was written (--force overrides)",
+            measured,
+        )
+    return measured.offset_ms
+
+
+def _stretch(measured: SyncResult) -> Stretch | None:
+    """The drift to undo; the offset is that of the middle of what was judged."""
+    if measured.status is not Status.drift or measured.drift_ms_per_min is None:
+        return None
+    start = min(s.start_s for s in measured.segments)
+    end = max(s.end_s for s in measured.segments)
+    return Stretch(measured.drift_ms_per_min / 60_000, (start + end) / 2)
+
+
+@contextlib.contextmanager
+def _beside(target: Path, source: Path) -> Iterator[Path]:
+    """A file next to ``target`` under another name, taken away unless it was moved into place."""
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.stem[:80]}.", suffix=f".part{target.suffix}", dir=target.parent
+        )
+        os.close(handle)
+    except OSError as err:
+        raise MediaWriteError(f"{target}: cannot be written ({err.strerror})") from err
+    temporary = Path(name)
+    try:
+        with contextlib.suppress(OSError):
+            shutil.copymode(source, temporary)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _settle(temporary: Path, target: Path, backup: Path | None) -> None:
+    """Give the finished file its name, at once and for good."""
+    try:
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        if backup is not None:
+            try:
+                os.link(target, backup)
+            except OSError:  # a file system without links
+                shutil.copy2(target, backup)
+        temporary.replace(target)
+    except OSError as err:
+        raise MediaWriteError(f"{target}: cannot be written ({err.strerror})") from err
+
+
+def _verify(copied: Copied, temporary: Path, target: Path) -> None:
+    """Read the new file packet by packet: the same bytes, and times moved as asked.
+
+    Raises:
+        FixFailedError: it is not as it was meant.
+    """
+    try:
+        found = read_digests(temporary)
+    except MediaReadError as err:
+        raise FixFailedError(f"{target}: cannot be read back; it was not kept") from err
+    moves = {m.index: m for m in copied.moved}
+    base: float | None = None
+    for index, sent in copied.sent.items():
+        got = found.get(copied.places[index])
+        if got is None or (sent.packets and not got.packets):
+            raise FixFailedError(f"{target}: stream {index} was lost in writing; it was not kept")
+        if copied.same_family and not sent.same(got):
+            if copied.muxer == "mpegts":  # the writer adds delimiters that a careless one left out
+                copied.warnings.append(f"the packets of stream {index} were cut anew")
+            else:
+                raise FixFailedError(
+                    f"{target}: stream {index} changed in writing; it was not kept"
+                )
+        if (
+            base is None
+            and index not in moves
+            and sent.kind == "video"
+            and sent.first_s is not None
+        ):
+            base = sent.moved_s(got)
+            if base is None and got.first_s is not None:
+                base = got.first_s - sent.first_s
+    for index, move in moves.items():
+        got = found[copied.places[index]]
+        first = got.first_s
+        if index in copied.sent:
+            by = _later_s(copied.sent[index], got)
+            right = by is not None and abs(by - (base or 0.0) - move.shift_s) <= _STAMP_S
+        else:
+            begin = (move.start_s or 0.0) + (base or 0.0)
+            right = first is not None and -_PRIMING_S <= first - begin <= 0.03
+        if not right:
+            raise FixFailedError(
+                f"{target}: the sound did not move as asked; it was not kept "
+                "(--reencode-audio may help)"
+            )
+
+
+def _later_s(sent: Digest, got: Digest) -> float | None:
+    """How much later (s) a stream lies in the new file; by its first packet if all are alike."""
+    by = sent.moved_s(got)
+    if by is None and got.first_s is not None and sent.first_s is not None:
+        by = got.first_s - sent.first_s
+    return by
+
+
+def _check_residual(after: SyncResult, target: Path) -> None:
+    """Fail unless the new file was judged and is within 40 ms."""
+    if after.offset_ms is None:
+        raise FixFailedError(
+            f"{target}: could not be judged after the repair ({after.status}); it was not kept"
+        )
+    if after.status is Status.drift or abs(after.offset_ms) > MAX_RESIDUAL_MS:
+        raise FixFailedError(
+            f"{target}: measured again after the repair, {after.describe()}; it was not kept"
+        )
