@@ -31,15 +31,21 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         ProviderUnavailableError,
     )
+    from avsync.remux import MediaWriteError
+    from avsync.repair import FixFailedError, FixRefusedError, FixResult, fix
     from avsync.result import Curve, Segment, Status, SyncResult, Tolerance, Track
 
 __all__ = [
     "AVSyncError",
     "Curve",
     "DependencyMissingError",
+    "FixFailedError",
+    "FixRefusedError",
+    "FixResult",
     "InvalidOptionError",
     "MediaNotFoundError",
     "MediaReadError",
+    "MediaWriteError",
     "ModelCorruptError",
     "ModelNotFoundError",
     "ProviderUnavailableError",
@@ -50,6 +56,7 @@ __all__ = [
     "Tolerance",
     "Track",
     "__version__",
+    "fix",
     "score",
 ]
 
@@ -65,6 +72,8 @@ _HOMES = {
         "ModelNotFoundError",
         "ProviderUnavailableError",
     ),
+    "avsync.remux": ("MediaWriteError",),
+    "avsync.repair": ("FixFailedError", "FixRefusedError", "FixResult", "fix"),
     "avsync.result": ("Curve", "Segment", "Status", "SyncResult", "Tolerance", "Track"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from avsync import __version__, cli_models
+from avsync import __version__, cli_fix, cli_models
 from avsync._console import (
     Exit,
     Provider,
@@ -168,6 +168,7 @@ def score(
     raise typer.Exit(Exit.worst(codes))
 
 
+app.command()(cli_fix.fix)
 app.command()(cli_models.export)
 app.command()(cli_models.evaluate)
 app.command()(cli_models.lse)
