@@ -111,3 +111,21 @@ def golden_outputs(golden_network: Any, golden_inputs: Any) -> Callable[[str], A
         return made[arch]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: Any, golden_network: Any) -> Callable[[str], Path]:
+    """The model folder of an architecture filled by the golden rule, made once."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from avsync.training.export_published import export_network
+
+    made: dict[str, Path] = {}
+
+    def make(arch: str) -> Path:
+        if arch not in made:
+            made[arch] = tmp_path_factory.mktemp(arch)
+            export_network(golden_network(arch), arch, made[arch])
+        return made[arch]
+
+    return make

@@ -28,20 +28,6 @@ ARCHS = ["mtdvocalist", "syncnet", pytest.param("vocalist", marks=pytest.mark.sl
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: Any, golden_network: Any) -> Any:
-    """The model folder of an architecture filled by the golden rule, made once."""
-    made: dict[str, Path] = {}
-
-    def make(arch: str) -> Path:
-        if arch not in made:
-            made[arch] = tmp_path_factory.mktemp(arch)
-            export_network(golden_network(arch), arch, made[arch])
-        return made[arch]
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def engine(exported: Any) -> Any:
     """The loaded model of an architecture, loaded once."""
     made: dict[str, PublishedModel] = {}
