@@ -78,6 +78,7 @@ class Digest:
 
     codec: str
     kind: str
+    cover: bool = False
     packets: int = 0
     hash: Any = field(default_factory=_blake)
     first_s: float | None = None
@@ -128,13 +129,18 @@ class Moved:
 
 @dataclass(slots=True)
 class Copied:
-    """What was written; ``sent`` and ``places`` go by the number of the source's streams."""
+    """What was written. ``sent`` goes by the number of the source's streams.
+
+    ``order`` and ``covers`` are these numbers in the order in which the new file has the streams;
+    what has no packets of its own (attachments, chapters) does not count.
+    """
 
     muxer: str
     same_family: bool
     moved: list[Moved] = field(default_factory=list)
     sent: dict[int, Digest] = field(default_factory=dict)
-    places: dict[int, int] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    covers: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -163,6 +169,14 @@ def _codec(stream: Any) -> str:
     return context.codec.canonical_name if context is not None else str(stream.name)
 
 
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.type == "video" and demux.is_attached(stream))
+
+
+def _digest(stream: Any) -> Digest:
+    return Digest(_codec(stream), stream.type, _is_cover(stream))
+
+
 def _is_attachment(stream: Any) -> bool:
     return bool(stream.type == "attachment")
 
@@ -170,6 +184,11 @@ def _is_attachment(stream: Any) -> bool:
 def _is_chapter_text(stream: Any) -> bool:
     """QuickTime keeps chapters in a text track, which ffmpeg shows but does not read."""
     return bool(stream.type == "data" and stream.discard == av.stream.Discard.all)
+
+
+def _is_timecode(stream: Any) -> bool:
+    """A QuickTime timecode track: its writer needs a frame rate that PyAV cannot set."""
+    return bool(stream.type == "data" and not stream.name and "timecode" in stream.metadata)
 
 
 @dataclass(slots=True)
@@ -193,11 +212,7 @@ class _Writer:
 
     def read_covers(self) -> None:
         """Matroska's covers are attachments; ffmpeg shows them as video, their packet first."""
-        covers = {
-            s.index
-            for s in self.film.streams.video
-            if demux.is_attached(s) and s.metadata.get("filename") and s.metadata.get("mimetype")
-        }
+        covers = {s.index for s in self.film.streams.video if demux.is_attached(s)}
         if self.copied.muxer != "matroska" or not covers:
             return
         while covers - self.pictures.keys():
@@ -213,10 +228,11 @@ class _Writer:
         """Add the stream that takes ``stream``'s packets."""
         if stream.index in self.pictures:
             meta = stream.metadata
-            data = self.pictures[stream.index]
-            target = self.out.add_attachment(meta["filename"], meta["mimetype"], data)
-            target.metadata.update(meta)
-            self.copied.places[stream.index] = target.index
+            kind = _codec(stream).replace("mjpeg", "jpeg")
+            name = meta.get("filename") or f"cover.{kind.replace('jpeg', 'jpg')}"
+            mime = meta.get("mimetype") or f"image/{kind}"
+            target = self.out.add_attachment(name, mime, self.pictures[stream.index])
+            target.metadata.update({**meta, "filename": name, "mimetype": mime})
             return
         if moved is not None and moved.encoder is not None:
             encoder = AudioEncoder(
@@ -234,9 +250,11 @@ class _Writer:
             if moved is not None:
                 lane.ticks = round(moved.shift_s / stream.time_base)
             if not _is_attachment(stream):
-                self.copied.sent[stream.index] = Digest(_codec(stream), stream.type)
+                self.copied.sent[stream.index] = _digest(stream)
         self.lanes[stream.index] = lane
-        self.copied.places[stream.index] = lane.target.index
+        if not _is_attachment(stream):
+            covers = _is_cover(stream)
+            (self.copied.covers if covers else self.copied.order).append(stream.index)
 
     def _copy(self, stream: Any) -> Any:
         try:
@@ -372,6 +390,7 @@ def write_moved(
         if muxer in ("mp4", "mov"):
             # Edit lists count in the film's unit, a millisecond unless told: take a sample.
             options["movie_timescale"] = str(chosen[0].codec_context.sample_rate or 1000)
+            options["write_tmcd"] = "0"
         plans = {m.index: m for m in copied.moved}
         with (
             _writing(target),
@@ -382,7 +401,10 @@ def write_moved(
             out.metadata.update(film.metadata)
             out.set_chapters(film.chapters())
             for stream in film.streams:
-                if not _is_chapter_text(stream):
+                if _is_timecode(stream):
+                    code = stream.metadata["timecode"]
+                    copied.warnings.append(f"the timecode track ({code}) could not be carried over")
+                elif not _is_chapter_text(stream):
                     writer.add(stream, plans.get(stream.index), stretch)
             writer.pour(progress)
     return copied
@@ -399,15 +421,30 @@ def _writing(target: Path) -> Iterator[None]:
         raise MediaWriteError(f"{target.name}: cannot be written ({demux.reason(err)})") from err
 
 
-def read_digests(path: Path) -> dict[int, Digest]:
-    """What a file's streams hold, by their number; nothing is decoded.
+def read_digests(path: Path, *, whole: bool = False) -> list[Digest]:
+    """What a file's streams hold, in their order; nothing is decoded.
+
+    Attachments and chapters, which have no packets, are left out.
+
+    Args:
+        whole: read past edit lists (MP4, MOV): all packets that are stored.
 
     Raises:
-        MediaNotFoundError, MediaReadError: no such file, not media, or it breaks off.
+        MediaReadError: not media, or it breaks off.
     """
-    with demux.opened(path) as film:
-        found = {s.index: Digest(_codec(s), s.type) for s in film.streams}
+    options = {"ignore_editlist": "1"} if whole else {}
+    try:
+        film = av.open(str(path), metadata_errors="ignore", options=options)
+    except (av.FFmpegError, ValueError) as err:
+        raise MediaReadError(f"{path}: cannot be read ({demux.reason(err)})") from err
+    with film:
+        found = {
+            s.index: _digest(s)
+            for s in film.streams
+            if not _is_attachment(s) and not _is_chapter_text(s)
+        }
         for packet in _readable(film, path):
-            if packet.size or packet.pts is not None or packet.dts is not None:
+            stored = packet.size or packet.pts is not None or packet.dts is not None
+            if stored and packet.stream_index in found:
                 found[packet.stream_index].add(packet)
-    return found
+        return list(found.values())

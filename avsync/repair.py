@@ -386,46 +386,57 @@ def _verify(copied: Copied, temporary: Path, target: Path) -> None:
     Raises:
         FixFailedError: it is not as it was meant.
     """
-    try:
-        found = read_digests(temporary)
-    except MediaReadError as err:
-        raise FixFailedError(f"{target}: cannot be read back; it was not kept") from err
-    moves = {m.index: m for m in copied.moved}
-    base: float | None = None
+    found = _found(copied, temporary, target)
+    stored = found
+    if copied.muxer in ("mp4", "mov") and not _all_same(copied, found):
+        stored = _found(copied, temporary, target, whole=True)  # an edit list hides packets
     for index, sent in copied.sent.items():
-        got = found.get(copied.places[index])
-        if got is None or (sent.packets and not got.packets):
-            raise FixFailedError(f"{target}: stream {index} was lost in writing; it was not kept")
-        if copied.same_family and not sent.same(got):
-            if copied.muxer == "mpegts":  # the writer adds delimiters that a careless one left out
-                copied.warnings.append(f"the packets of stream {index} were cut anew")
-            else:
+        intact = sent.same(found[index]) or sent.same(stored[index])
+        if copied.same_family and not intact:
+            if copied.muxer != "mpegts":
                 raise FixFailedError(
                     f"{target}: stream {index} changed in writing; it was not kept"
                 )
-        if (
-            base is None
-            and index not in moves
-            and sent.kind == "video"
-            and sent.first_s is not None
-        ):
-            base = sent.moved_s(got)
-            if base is None and got.first_s is not None:
-                base = got.first_s - sent.first_s
+            # The writer adds delimiters that a careless one left out.
+            copied.warnings.append(f"the packets of stream {index} were cut anew")
+    moves = {m.index: m for m in copied.moved}
+    still = [i for i, d in copied.sent.items() if d.kind == "video" and not d.cover]
+    base = (_later_s(copied.sent[still[0]], found[still[0]]) if still else None) or 0.0
     for index, move in moves.items():
-        got = found[copied.places[index]]
-        first = got.first_s
+        first = found[index].first_s
         if index in copied.sent:
-            by = _later_s(copied.sent[index], got)
-            right = by is not None and abs(by - (base or 0.0) - move.shift_s) <= _STAMP_S
+            by = _later_s(copied.sent[index], found[index])
+            right = by is not None and abs(by - base - move.shift_s) <= _STAMP_S
         else:
-            begin = (move.start_s or 0.0) + (base or 0.0)
+            begin = (move.start_s or 0.0) + base
             right = first is not None and -_PRIMING_S <= first - begin <= 0.03
         if not right:
             raise FixFailedError(
                 f"{target}: the sound did not move as asked; it was not kept "
                 "(--reencode-audio may help)"
             )
+
+
+def _found(
+    copied: Copied, temporary: Path, target: Path, *, whole: bool = False
+) -> dict[int, Digest]:
+    """What the new file holds, by the numbers of the source's streams."""
+    try:
+        digests = read_digests(temporary, whole=whole)
+    except MediaReadError as err:
+        raise FixFailedError(f"{target}: cannot be read back; it was not kept") from err
+    order = [d for d in digests if not d.cover]
+    covers = [d for d in digests if d.cover]
+    if len(order) != len(copied.order) or len(covers) < len(copied.covers):
+        raise FixFailedError(f"{target}: a stream was lost in writing; it was not kept")
+    return {
+        **dict(zip(copied.order, order, strict=True)),
+        **dict(zip(copied.covers, covers, strict=False)),
+    }
+
+
+def _all_same(copied: Copied, found: dict[int, Digest]) -> bool:
+    return all(sent.same(found[index]) for index, sent in copied.sent.items())
 
 
 def _later_s(sent: Digest, got: Digest) -> float | None:
