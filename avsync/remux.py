@@ -14,7 +14,6 @@ Times are seconds on the container's clock; a positive shift makes the sound lat
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,18 +23,25 @@ from typing import Any, Literal
 import av
 
 from avsync import demux
-from avsync.errors import AVSyncError, InvalidOptionError, MediaReadError
+from avsync.digests import (
+    Digest,
+    codec_of,
+    digest_of,
+    is_attachment,
+    is_chapter_text,
+    is_cover,
+    packets_of,
+)
+from avsync.errors import AVSyncError, InvalidOptionError
 from avsync.reaudio import AudioEncoder, Stretch, encoder_for
 
 __all__ = [
     "MUXERS",
     "Copied",
-    "Digest",
     "MediaWriteError",
     "Method",
     "Moved",
     "muxer_for",
-    "read_digests",
     "write_moved",
 ]
 
@@ -58,59 +64,12 @@ _FAMILIES = {"mp4": "mov", "webm": "matroska"}
 #: and codec delays.
 _NEGATIVE = {"avoid_negative_ts": "disabled"}
 _OPTIONS = {"mpegts": {"mpegts_copyts": "1", "max_delay": "700000"}, "avi": {}}
-#: So many packets of a stream are known by their own hash, to see how far they moved.
-_KNOWN = 4096
 #: Sound may begin this much (s) before zero: time stamps are rounded to 1 ms.
 _ROUNDING_S = 6e-4
 
 
 class MediaWriteError(AVSyncError, OSError):
     """The new file cannot be written: disk full, no permission, or no room in the container."""
-
-
-def _blake() -> Any:
-    return hashlib.blake2b(digest_size=16)
-
-
-@dataclass(slots=True)
-class Digest:
-    """What a stream holds: packets, a hash of all their bytes in order, and time stamps (s)."""
-
-    codec: str
-    kind: str
-    cover: bool = False
-    packets: int = 0
-    hash: Any = field(default_factory=_blake)
-    first_s: float | None = None
-    known: dict[bytes, float | None] = field(default_factory=dict)
-    """The time stamps of the first packets by their hash; None when several are alike."""
-
-    def add(self, packet: Any) -> None:
-        """Take in one packet."""
-        data = bytes(packet)
-        self.packets += 1
-        self.hash.update(data)
-        time = demux.seconds(packet.dts if packet.pts is None else packet.pts, packet.time_base)
-        if self.first_s is None:
-            self.first_s = time
-        if len(self.known) < _KNOWN:
-            name = hashlib.blake2b(data, digest_size=16).digest()
-            self.known[name] = None if name in self.known else time
-
-    def same(self, other: Digest) -> bool:
-        """Whether both hold the same bytes, in as many packets (PCM may be cut anywhere)."""
-        if self.hash.digest() != other.hash.digest():
-            return False
-        return self.packets == other.packets or self.codec.startswith("pcm_")
-
-    def moved_s(self, other: Digest) -> float | None:
-        """How much later (s, median) ``other`` has the packets that both hold."""
-        moves = []
-        for name, time in self.known.items():
-            later = other.known.get(name)
-            if time is not None and later is not None:
-                moves.append(later - time)
-        return sorted(moves)[len(moves) // 2] if moves else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,28 +123,6 @@ def _family(name: str) -> str:
     return _FAMILIES.get(first, first)
 
 
-def _codec(stream: Any) -> str:
-    context = stream.codec_context
-    return context.codec.canonical_name if context is not None else str(stream.name)
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.type == "video" and demux.is_attached(stream))
-
-
-def _digest(stream: Any) -> Digest:
-    return Digest(_codec(stream), stream.type, _is_cover(stream))
-
-
-def _is_attachment(stream: Any) -> bool:
-    return bool(stream.type == "attachment")
-
-
-def _is_chapter_text(stream: Any) -> bool:
-    """QuickTime keeps chapters in a text track, which ffmpeg shows but does not read."""
-    return bool(stream.type == "data" and stream.discard == av.stream.Discard.all)
-
-
 def _is_timecode(stream: Any) -> bool:
     """A QuickTime timecode track: its writer needs a frame rate that PyAV cannot set."""
     return bool(stream.type == "data" and not stream.name and "timecode" in stream.metadata)
@@ -195,6 +132,7 @@ def _is_timecode(stream: Any) -> bool:
 class _Lane:
     """One stream on its way."""
 
+    source: Any
     target: Any
     ticks: int = 0
     encoder: AudioEncoder | None = None
@@ -206,7 +144,7 @@ class _Writer:
     def __init__(self, film: Any, source: Path, out: Any, copied: Copied) -> None:
         self.film, self.source, self.out, self.copied = film, source, out, copied
         self.lanes: dict[int, _Lane] = {}
-        self.packets = _readable(film, source)
+        self.packets = packets_of(film, source)
         self.ahead: list[Any] = []
         self.pictures: dict[int, bytes] = {}
 
@@ -228,7 +166,7 @@ class _Writer:
         """Add the stream that takes ``stream``'s packets."""
         if stream.index in self.pictures:
             meta = stream.metadata
-            kind = _codec(stream).replace("mjpeg", "jpeg")
+            kind = codec_of(stream).replace("mjpeg", "jpeg")
             name = meta.get("filename") or f"cover.{kind.replace('jpeg', 'jpg')}"
             mime = meta.get("mimetype") or f"image/{kind}"
             target = self.out.add_attachment(name, mime, self.pictures[stream.index])
@@ -244,16 +182,16 @@ class _Writer:
                 stretch=stretch,
                 aligned=self.copied.muxer == "avi",
             )
-            lane = _Lane(encoder.stream, encoder=encoder)
+            lane = _Lane(stream, encoder.stream, encoder=encoder)
         else:
-            lane = _Lane(self._copy(stream))
+            lane = _Lane(stream, self._copy(stream))
             if moved is not None:
                 lane.ticks = round(moved.shift_s / stream.time_base)
-            if not _is_attachment(stream):
-                self.copied.sent[stream.index] = _digest(stream)
+            if not is_attachment(stream):
+                self.copied.sent[stream.index] = digest_of(stream)
         self.lanes[stream.index] = lane
-        if not _is_attachment(stream):
-            covers = _is_cover(stream)
+        if not is_attachment(stream):
+            covers = is_cover(stream)
             (self.copied.covers if covers else self.copied.order).append(stream.index)
 
     def _copy(self, stream: Any) -> Any:
@@ -261,7 +199,7 @@ class _Writer:
             target = self.out.add_stream_from_template(stream, opaque=True)
         except (ValueError, av.FFmpegError) as err:
             raise MediaWriteError(
-                f"{self.source}: stream {stream.index} ({stream.type}, {_codec(stream)}) has no "
+                f"{self.source}: stream {stream.index} ({stream.type}, {codec_of(stream)}) has no "
                 f"place in a {self.out.format.name} file, and nothing is left out"
             ) from err
         target.metadata.update(stream.metadata)
@@ -291,10 +229,24 @@ class _Writer:
                     self.out.mux_one(fresh)
             elif not ended:
                 self._send(packet, lane)
+        for lane in self.lanes.values():
+            self._count_hidden(lane)
         damaged = sum(lane.encoder.bad_packets for lane in self.lanes.values() if lane.encoder)
         if damaged:
             self.copied.warnings.append(
                 f"{damaged} packets of sound could not be decoded and are silence now"
+            )
+
+    def _count_hidden(self, lane: _Lane) -> None:
+        """Warn of packets that the source's own edit list hides: ffmpeg does not give them out."""
+        sent = self.copied.sent.get(lane.source.index)
+        if sent is None or self.film.format.name.split(",")[0] != "mov":
+            return
+        hidden = lane.source.frames - sent.packets
+        if hidden > 0 and sent.kind in ("audio", "video") and not sent.codec.startswith("pcm_"):
+            self.copied.warnings.append(
+                f"{hidden} packets of stream {lane.source.index}, which the file's own edit list "
+                "hides, were not carried over"
             )
 
     def _all(self) -> Iterator[Any]:
@@ -312,27 +264,12 @@ class _Writer:
         self.out.mux_one(packet)
 
 
-def _readable(film: Any, source: Path) -> Iterator[Any]:
-    """The packets of a film, ffmpeg's errors turned into ours."""
-    packets = film.demux()
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.FFmpegError as err:
-            raise MediaReadError(
-                f"{source}: breaks off ({demux.reason(err)}); mend the file first"
-            ) from err
-        yield packet
-
-
 def _plan(
     film: Any, stream: Any, muxer: str, shift_s: float, stretch: Stretch | None, reencode: bool
 ) -> Moved:
     """How one audio stream is moved: by its time stamps where the container can, else anew."""
     position = next(i for i, s in enumerate(film.streams.audio) if s.index == stream.index)
-    codec = _codec(stream)
+    codec = codec_of(stream)
     start = demux.seconds(stream.start_time, stream.time_base) or 0.0
     early = start + shift_s < min(0.0, start) - _ROUNDING_S
     anew = reencode or muxer == "avi" or stretch is not None
@@ -404,7 +341,7 @@ def write_moved(
                 if _is_timecode(stream):
                     code = stream.metadata["timecode"]
                     copied.warnings.append(f"the timecode track ({code}) could not be carried over")
-                elif not _is_chapter_text(stream):
+                elif not is_chapter_text(stream):
                     writer.add(stream, plans.get(stream.index), stretch)
             writer.pour(progress)
     return copied
@@ -419,32 +356,3 @@ def _writing(target: Path) -> Iterator[None]:
         raise
     except (av.FFmpegError, OSError, ValueError) as err:
         raise MediaWriteError(f"{target.name}: cannot be written ({demux.reason(err)})") from err
-
-
-def read_digests(path: Path, *, whole: bool = False) -> list[Digest]:
-    """What a file's streams hold, in their order; nothing is decoded.
-
-    Attachments and chapters, which have no packets, are left out.
-
-    Args:
-        whole: read past edit lists (MP4, MOV): all packets that are stored.
-
-    Raises:
-        MediaReadError: not media, or it breaks off.
-    """
-    options = {"ignore_editlist": "1"} if whole else {}
-    try:
-        film = av.open(str(path), metadata_errors="ignore", options=options)
-    except (av.FFmpegError, ValueError) as err:
-        raise MediaReadError(f"{path}: cannot be read ({demux.reason(err)})") from err
-    with film:
-        found = {
-            s.index: _digest(s)
-            for s in film.streams
-            if not _is_attachment(s) and not _is_chapter_text(s)
-        }
-        for packet in _readable(film, path):
-            stored = packet.size or packet.pts is not None or packet.dts is not None
-            if stored and packet.stream_index in found:
-                found[packet.stream_index].add(packet)
-        return list(found.values())

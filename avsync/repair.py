@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from avsync.checks import MAX_RESIDUAL_MS, FixFailedError, check_copy, check_residual
 from avsync.demux import pick_audio
-from avsync.errors import AVSyncError, InvalidOptionError, MediaReadError
+from avsync.errors import AVSyncError, InvalidOptionError
 from avsync.reaudio import Stretch
 from avsync.remux import (
-    Copied,
-    Digest,
     MediaWriteError,
     Method,
     muxer_for,
-    read_digests,
     write_moved,
 )
 from avsync.result import (
@@ -55,14 +53,8 @@ __all__ = [
 
 #: A file is touched only when the offset is right within 40 ms with this probability.
 MIN_PROBABILITY = 0.8
-#: What may be left after the repair.
-MAX_RESIDUAL_MS = 40.0
 #: Parts of a film whose offsets are further apart than this (ms) cannot be repaired by one move.
 MAX_SPREAD_MS = 40.0
-#: Time stamps must have moved as asked within this (s): Matroska rounds to 1 ms.
-_STAMP_S = 0.0025
-#: An encoder's delay at most (s), by which packets precede the sound.
-_PRIMING_S = 0.15
 _MAX_SHIFT_MS = 3_600_000.0
 
 PathText = Annotated[str, BeforeValidator(printable_path)]
@@ -74,10 +66,6 @@ class FixRefusedError(AVSyncError, ValueError):
     def __init__(self, message: str, measured: SyncResult) -> None:
         super().__init__(message)
         self.measured = measured
-
-
-class FixFailedError(AVSyncError, RuntimeError):
-    """The file was written but did not pass the check afterwards; it was taken away again."""
 
 
 class _Frozen(BaseModel):
@@ -224,14 +212,14 @@ def fix(
             stretch=stretch,
             progress=lambda part: report(base + share * part),
         )
-        _verify(copied, temporary, target)
+        check_copy(copied, temporary, target)
         if measured is not None and detector is not None:
             after = detector.score(
                 temporary,
                 audio_stream=audio_stream,
                 progress=lambda part: report(base + share + 0.45 * part),
             ).model_copy(update={"path": printable_path(target)})
-            _check_residual(after, target)
+            check_residual(after, target)
         _settle(temporary, target, backup)
     report(1.0)
     return FixResult(
@@ -361,6 +349,8 @@ def _beside(target: Path, source: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             shutil.copymode(source, temporary)
         yield temporary
+    except MediaWriteError as err:
+        raise MediaWriteError(str(err).replace(temporary.name, str(target))) from err.__cause__
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -378,82 +368,3 @@ def _settle(temporary: Path, target: Path, backup: Path | None) -> None:
         temporary.replace(target)
     except OSError as err:
         raise MediaWriteError(f"{target}: cannot be written ({err.strerror})") from err
-
-
-def _verify(copied: Copied, temporary: Path, target: Path) -> None:
-    """Read the new file packet by packet: the same bytes, and times moved as asked.
-
-    Raises:
-        FixFailedError: it is not as it was meant.
-    """
-    found = _found(copied, temporary, target)
-    stored = found
-    if copied.muxer in ("mp4", "mov") and not _all_same(copied, found):
-        stored = _found(copied, temporary, target, whole=True)  # an edit list hides packets
-    for index, sent in copied.sent.items():
-        intact = sent.same(found[index]) or sent.same(stored[index])
-        if copied.same_family and not intact:
-            if copied.muxer != "mpegts":
-                raise FixFailedError(
-                    f"{target}: stream {index} changed in writing; it was not kept"
-                )
-            # The writer adds delimiters that a careless one left out.
-            copied.warnings.append(f"the packets of stream {index} were cut anew")
-    moves = {m.index: m for m in copied.moved}
-    still = [i for i, d in copied.sent.items() if d.kind == "video" and not d.cover]
-    base = (_later_s(copied.sent[still[0]], found[still[0]]) if still else None) or 0.0
-    for index, move in moves.items():
-        first = found[index].first_s
-        if index in copied.sent:
-            by = _later_s(copied.sent[index], found[index])
-            right = by is not None and abs(by - base - move.shift_s) <= _STAMP_S
-        else:
-            begin = (move.start_s or 0.0) + base
-            right = first is not None and -_PRIMING_S <= first - begin <= 0.03
-        if not right:
-            raise FixFailedError(
-                f"{target}: the sound did not move as asked; it was not kept "
-                "(--reencode-audio may help)"
-            )
-
-
-def _found(
-    copied: Copied, temporary: Path, target: Path, *, whole: bool = False
-) -> dict[int, Digest]:
-    """What the new file holds, by the numbers of the source's streams."""
-    try:
-        digests = read_digests(temporary, whole=whole)
-    except MediaReadError as err:
-        raise FixFailedError(f"{target}: cannot be read back; it was not kept") from err
-    order = [d for d in digests if not d.cover]
-    covers = [d for d in digests if d.cover]
-    if len(order) != len(copied.order) or len(covers) < len(copied.covers):
-        raise FixFailedError(f"{target}: a stream was lost in writing; it was not kept")
-    return {
-        **dict(zip(copied.order, order, strict=True)),
-        **dict(zip(copied.covers, covers, strict=False)),
-    }
-
-
-def _all_same(copied: Copied, found: dict[int, Digest]) -> bool:
-    return all(sent.same(found[index]) for index, sent in copied.sent.items())
-
-
-def _later_s(sent: Digest, got: Digest) -> float | None:
-    """How much later (s) a stream lies in the new file; by its first packet if all are alike."""
-    by = sent.moved_s(got)
-    if by is None and got.first_s is not None and sent.first_s is not None:
-        by = got.first_s - sent.first_s
-    return by
-
-
-def _check_residual(after: SyncResult, target: Path) -> None:
-    """Fail unless the new file was judged and is within 40 ms."""
-    if after.offset_ms is None:
-        raise FixFailedError(
-            f"{target}: could not be judged after the repair ({after.status}); it was not kept"
-        )
-    if after.status is Status.drift or abs(after.offset_ms) > MAX_RESIDUAL_MS:
-        raise FixFailedError(
-            f"{target}: measured again after the repair, {after.describe()}; it was not kept"
-        )
