@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from avsync.batch import BatchItem, score_many
     from avsync.detector import SyncDetector, score
     from avsync.errors import (
         AVSyncError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AVSyncError",
+    "BatchItem",
     "Curve",
     "DependencyMissingError",
     "FixFailedError",
@@ -58,9 +60,11 @@ __all__ = [
     "__version__",
     "fix",
     "score",
+    "score_many",
 ]
 
 _HOMES = {
+    "avsync.batch": ("BatchItem", "score_many"),
     "avsync.detector": ("SyncDetector", "score"),
     "avsync.errors": (
         "AVSyncError",

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from avsync import __version__, cli_fix, cli_models
+from avsync import __version__, cli_batch, cli_fix, cli_models
 from avsync._console import (
     Exit,
     Provider,
@@ -169,6 +169,7 @@ def score(
 
 
 app.command()(cli_fix.fix)
+app.command()(cli_batch.batch)
 app.command()(cli_models.export)
 app.command()(cli_models.evaluate)
 app.command()(cli_models.lse)
