@@ -223,12 +223,15 @@ class _Writer:
                 now = demux.seconds(packet.dts, packet.time_base)
                 if now is not None:
                     progress(min(1.0, max(0.0, (now - start) / whole)))
-            ended = not packet.size and packet.pts is None and packet.dts is None
-            if lane.encoder is not None:
-                for fresh in lane.encoder.feed(None if ended else packet):
-                    self.out.mux_one(fresh)
-            elif not ended:
+            if not packet.size and packet.pts is None and packet.dts is None:
+                continue  # PyAV's sign that a stream has ended
+            if lane.encoder is None:
                 self._send(packet, lane)
+            else:
+                self._encode(packet, lane.encoder)
+        for lane in self.lanes.values():
+            if lane.encoder is not None:
+                self._encode(None, lane.encoder)
         for lane in self.lanes.values():
             self._count_hidden(lane)
         damaged = sum(lane.encoder.bad_packets for lane in self.lanes.values() if lane.encoder)
@@ -252,6 +255,10 @@ class _Writer:
     def _all(self) -> Iterator[Any]:
         yield from self.ahead
         yield from self.packets
+
+    def _encode(self, packet: Any | None, encoder: AudioEncoder) -> None:
+        for fresh in encoder.feed(packet):
+            self.out.mux_one(fresh)
 
     def _send(self, packet: Any, lane: _Lane) -> None:
         self.copied.sent[packet.stream_index].add(packet)
