@@ -23,7 +23,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from avsync import __version__
 from avsync.detector import SyncDetector
@@ -44,6 +44,9 @@ FloatArray = npt.NDArray[np.float32]
 REACH = 15
 
 
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 5))]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -54,8 +57,8 @@ class TrackLipSyncError(_Frozen):
     id: int = Field(ge=0)
     start_s: float
     end_s: float
-    lse_d: float
-    lse_c: float
+    lse_d: Rounded
+    lse_c: Rounded
     offset_frames: int
     offset_ms: float
     windows: int
@@ -69,8 +72,8 @@ class LipSyncError(_Frozen):
 
     path: Annotated[str, BeforeValidator(printable_path)]
     model: str
-    lse_d: float | None = None
-    lse_c: float | None = None
+    lse_d: Rounded | None = None
+    lse_c: Rounded | None = None
     offset_frames: int | None = None
     offset_ms: float | None = None
     tracks: tuple[TrackLipSyncError, ...] = ()
