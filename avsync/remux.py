@@ -123,6 +123,24 @@ def _family(name: str) -> str:
     return _FAMILIES.get(first, first)
 
 
+def _index_in_front(source: Path) -> bool:
+    """Whether an MP4 or MOV file has its index before its data, so that it plays while loading."""
+    with source.open("rb") as stream:
+        for _ in range(64):
+            head = stream.read(16)
+            size, name = int.from_bytes(head[:4], "big"), head[4:8]
+            if len(head) < 16 or name == b"mdat":
+                return False
+            if name == b"moov":
+                return True
+            if size == 1:
+                size = int.from_bytes(head[8:], "big")
+            if size < 16:
+                return False
+            stream.seek(size - 16, 1)
+    return False
+
+
 def _is_timecode(stream: Any) -> bool:
     """A QuickTime timecode track: its writer needs a frame rate that PyAV cannot set."""
     return bool(stream.type == "data" and not stream.name and "timecode" in stream.metadata)
@@ -335,6 +353,8 @@ def write_moved(
             # Edit lists count in the film's unit, a millisecond unless told: take a sample.
             options["movie_timescale"] = str(chosen[0].codec_context.sample_rate or 1000)
             options["write_tmcd"] = "0"
+            if copied.same_family and _index_in_front(source):
+                options["movflags"] = "faststart"
         plans = {m.index: m for m in copied.moved}
         with (
             _writing(target),

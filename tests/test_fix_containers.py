@@ -118,6 +118,15 @@ def test_sound_that_an_edit_list_hides_stays_in_the_file(tmp_path: Path) -> None
     assert any("edit list hides" in w for w in again.warnings)
 
 
+def test_an_index_in_front_stays_in_front(tmp_path: Path) -> None:
+    for flags in ({"movflags": "faststart"}, {}):
+        made = write_media(tmp_path / "clip.mp4", options=flags)
+        out = tmp_path / "out.mp4"
+        avsync.fix(made.path, out, offset_ms=50)
+        data = out.read_bytes()
+        assert (data.index(b"moov") < data.index(b"mdat")) == bool(flags)
+
+
 def test_a_drift_is_resampled_away(tmp_path: Path) -> None:
     slope = 1 / 60  # the sound runs ahead by another second a minute
     times = np.array(EVENTS_S)
