@@ -139,10 +139,10 @@ def _protocol_table(report: ProtocolReport) -> Table:
         box=None,
         padding=(0, 2, 0, 0),
     )
-    table.add_column("model")
-    table.add_column("measured on")
+    table.add_column("model", overflow="fold")
+    table.add_column("measured on", overflow="fold")
     for frames in FRAME_COUNTS:
-        table.add_column(f"K={frames}", justify="right")
+        table.add_column(f"K={frames}", justify="right", no_wrap=True)
     mine = [f"{100 * report.accuracy[k]:.2f}" for k in FRAME_COUNTS]
     table.add_row(report.model, report.data or "these clips", *mine)
     for name, row in PUBLISHED.items():
