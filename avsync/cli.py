@@ -8,14 +8,14 @@ results only; progress, warnings about the run and errors go to standard error.
 from __future__ import annotations
 
 import json
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from avsync import __version__, cli_batch, cli_fix, cli_models
+from avsync import __version__, cli_batch, cli_fix, cli_models, cli_report
 from avsync._console import (
     Exit,
     Provider,
@@ -33,6 +33,7 @@ from avsync.errors import (
     ModelNotFoundError,
     ProviderUnavailableError,
 )
+from avsync.report_lines import Unread
 from avsync.result import TOLERANCES, Status, SyncResult, offset_words, percent_sure, printable_path
 
 if TYPE_CHECKING:
@@ -127,6 +128,13 @@ def score(
         int | None,
         typer.Option(min=1, metavar="N", help="CPU threads of the model."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.html|DIR", help="HTML report; of several files, an index."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Plot of one file: png, svg or pdf.")
+    ] = None,
 ) -> None:
     """Score files: offset, how sure, and whether that is in sync.
 
@@ -137,6 +145,8 @@ def score(
     with clean_exit():
         from avsync.detector import SyncDetector
 
+        paths = expand_patterns(files)
+        reports = cli_report.ScoreReport(report, plot, len(paths))
         detector = SyncDetector(
             model=model,
             provider=provider.value,
@@ -145,7 +155,6 @@ def score(
             max_offset_ms=max_offset_ms,
         )
         console = stdout_console()
-        paths = expand_patterns(files)
         codes = []
         for position, path in enumerate(paths):
             try:
@@ -159,17 +168,21 @@ def score(
                     _print_json_error(path, error)
                 wrong_option = isinstance(error, InvalidOptionError)
                 codes.append(Exit.usage if wrong_option else Exit.unreadable)
+                reports.add(Unread(printable_path(path), printable_path(str(error))))
                 continue
+            reports.add(result)
             if as_json:
                 typer.echo(result.model_dump_json())
             else:
                 _print_result(console, result)
             codes.append(Exit.ok if result.status.judged else Exit.not_judged)
+        reports.write()
     raise typer.Exit(Exit.worst(codes))
 
 
 app.command()(cli_fix.fix)
 app.command()(cli_batch.batch)
+app.command()(cli_report.report)
 app.command()(cli_models.export)
 app.command()(cli_models.evaluate)
 app.command()(cli_models.lse)

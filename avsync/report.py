@@ -30,7 +30,15 @@ from avsync.result import SyncResult, offset_words, percent_sure
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["PLOT_SUFFIXES", "Unread", "check_plot", "plot", "read_lines", "write_report"]
+__all__ = [
+    "PLOT_SUFFIXES",
+    "Unread",
+    "check_plot",
+    "plot",
+    "read_lines",
+    "write_batch",
+    "write_report",
+]
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 """What :func:`plot` can write."""
@@ -100,6 +108,18 @@ def write_report(
         models[item.model] = None
     _write_index(rows, list(models), index)
     return index
+
+
+def write_batch(results_file: str | Path, target: str | Path, *, thumbnails: bool = True) -> Path:
+    """:func:`write_report` for the JSON lines of a batch; see :func:`read_lines`.
+
+    Raises:
+        InvalidOptionError: a line is no result, or the target cannot be written.
+        OSError: the results cannot be read.
+    """
+    with Path(results_file).open(encoding="utf-8") as stream:
+        results = read_lines(stream, str(results_file))
+    return write_report(results, target, thumbnails=thumbnails)
 
 
 def _write_page(result: SyncResult, file: Path, back: str | None, thumbnails: bool) -> None:
