@@ -54,7 +54,8 @@ def fix(
         bool, typer.Option("--drift", help="Undo a measured drift by resampling the sound.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Repair though the offset is not sure, or in sync.")
+        bool,
+        typer.Option("--force", help="Repair though not sure, in sync already, or broken off."),
     ] = False,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Replace FILE and keep it as FILE.bak.")

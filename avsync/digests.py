@@ -17,9 +17,11 @@ __all__ = [
     "Digest",
     "codec_of",
     "digest_of",
+    "index_in_front",
     "is_attachment",
     "is_chapter_text",
     "is_cover",
+    "is_timecode",
     "packets_of",
     "read_digests",
 ]
@@ -104,6 +106,29 @@ def is_attachment(stream: Any) -> bool:
 def is_chapter_text(stream: Any) -> bool:
     """QuickTime keeps chapters in a text track, which ffmpeg shows but does not read."""
     return bool(stream.type == "data" and stream.discard == av.stream.Discard.all)
+
+
+def index_in_front(source: Path) -> bool:
+    """Whether an MP4 or MOV file has its index before its data, so that it plays while loading."""
+    with source.open("rb") as stream:
+        for _ in range(64):
+            head = stream.read(16)
+            size, name = int.from_bytes(head[:4], "big"), head[4:8]
+            if len(head) < 16 or name == b"mdat":
+                return False
+            if name == b"moov":
+                return True
+            if size == 1:
+                size = int.from_bytes(head[8:], "big")
+            if size < 16:
+                return False
+            stream.seek(size - 16, 1)
+    return False
+
+
+def is_timecode(stream: Any) -> bool:
+    """A QuickTime timecode track: its writer needs a frame rate that PyAV cannot set."""
+    return bool(stream.type == "data" and not stream.name and "timecode" in stream.metadata)
 
 
 def packets_of(film: Any, source: Path) -> Iterator[Any]:

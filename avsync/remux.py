@@ -27,12 +27,14 @@ from avsync.digests import (
     Digest,
     codec_of,
     digest_of,
+    index_in_front,
     is_attachment,
     is_chapter_text,
     is_cover,
+    is_timecode,
     packets_of,
 )
-from avsync.errors import AVSyncError, InvalidOptionError
+from avsync.errors import AVSyncError, InvalidOptionError, MediaReadError
 from avsync.reaudio import AudioEncoder, Stretch, encoder_for
 
 __all__ = [
@@ -123,29 +125,6 @@ def _family(name: str) -> str:
     return _FAMILIES.get(first, first)
 
 
-def _index_in_front(source: Path) -> bool:
-    """Whether an MP4 or MOV file has its index before its data, so that it plays while loading."""
-    with source.open("rb") as stream:
-        for _ in range(64):
-            head = stream.read(16)
-            size, name = int.from_bytes(head[:4], "big"), head[4:8]
-            if len(head) < 16 or name == b"mdat":
-                return False
-            if name == b"moov":
-                return True
-            if size == 1:
-                size = int.from_bytes(head[8:], "big")
-            if size < 16:
-                return False
-            stream.seek(size - 16, 1)
-    return False
-
-
-def _is_timecode(stream: Any) -> bool:
-    """A QuickTime timecode track: its writer needs a frame rate that PyAV cannot set."""
-    return bool(stream.type == "data" and not stream.name and "timecode" in stream.metadata)
-
-
 @dataclass(slots=True)
 class _Lane:
     """One stream on its way."""
@@ -153,6 +132,7 @@ class _Lane:
     source: Any
     target: Any
     ticks: int = 0
+    end_s: float = 0.0
     encoder: AudioEncoder | None = None
 
 
@@ -229,7 +209,7 @@ class _Writer:
                 target.id = stream.id
         return target
 
-    def pour(self, progress: Callable[[float], None] | None) -> None:
+    def pour(self, progress: Callable[[float], None] | None, partial: bool) -> None:
         """Carry all packets over."""
         whole = (self.film.duration or 0) * 1e-6
         start = (self.film.start_time or 0) * 1e-6
@@ -252,14 +232,29 @@ class _Writer:
                 self._encode(None, lane.encoder)
         for lane in self.lanes.values():
             self._count_hidden(lane)
+        self._check_end(partial)
         damaged = sum(lane.encoder.bad_packets for lane in self.lanes.values() if lane.encoder)
         if damaged:
             self.copied.warnings.append(
                 f"{damaged} packets of sound could not be decoded and are silence now"
             )
 
+    def _check_end(self, partial: bool) -> None:
+        """Stop, or warn, when the picture ends long before the file says it does."""
+        stats = demux.DecodeStats()
+        for stream in self.film.streams.video:
+            lane = self.lanes.get(stream.index)
+            if lane is not None and not is_cover(stream):
+                demux.check_end(self.film, stream, lane.end_s, "picture", stats)
+        if stats.warnings and not partial:
+            raise MediaReadError(
+                f"{self.source}: breaks off: {stats.warnings[0]}; nothing was written "
+                "(--force copies what is there)"
+            )
+        self.copied.warnings += stats.warnings
+
     def _count_hidden(self, lane: _Lane) -> None:
-        """Warn of packets that the source's own edit list hides: ffmpeg does not give them out."""
+        """Warn of packets that are listed but were not given out by ffmpeg."""
         sent = self.copied.sent.get(lane.source.index)
         if sent is None or self.film.format.name.split(",")[0] != "mov":
             return
@@ -267,7 +262,7 @@ class _Writer:
         if hidden > 0 and sent.kind in ("audio", "video") and not sent.codec.startswith("pcm_"):
             self.copied.warnings.append(
                 f"{hidden} packets of stream {lane.source.index}, which the file's own edit list "
-                "hides, were not carried over"
+                "hides or its damage, were not carried over"
             )
 
     def _all(self) -> Iterator[Any]:
@@ -280,6 +275,10 @@ class _Writer:
 
     def _send(self, packet: Any, lane: _Lane) -> None:
         self.copied.sent[packet.stream_index].add(packet)
+        pts = packet.dts if packet.pts is None else packet.pts
+        if pts is not None:
+            end = float((pts + (packet.duration or 0)) * packet.time_base)
+            lane.end_s = max(lane.end_s, end)
         if lane.ticks:
             packet.pts = None if packet.pts is None else packet.pts + lane.ticks
             packet.dts = None if packet.dts is None else packet.dts + lane.ticks
@@ -322,6 +321,7 @@ def write_moved(
     audio_stream: int | None = None,
     reencode: bool = False,
     stretch: Stretch | None = None,
+    partial: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Copied:
     """Write ``source`` to ``target`` with its sound ``shift_s`` later (negative: earlier).
@@ -332,6 +332,7 @@ def write_moved(
         reencode: encode the sound anew even where time stamps would do, padded or trimmed so
             that it begins with the picture, exact to the sample.
         stretch: undo a drift as well (encodes anew).
+        partial: copy what there is of a file that breaks off.
         progress: called with the share done, 0..1.
 
     Raises:
@@ -353,7 +354,7 @@ def write_moved(
             # Edit lists count in the film's unit, a millisecond unless told: take a sample.
             options["movie_timescale"] = str(chosen[0].codec_context.sample_rate or 1000)
             options["write_tmcd"] = "0"
-            if copied.same_family and _index_in_front(source):
+            if copied.same_family and index_in_front(source):
                 options["movflags"] = "faststart"
         plans = {m.index: m for m in copied.moved}
         with (
@@ -365,12 +366,12 @@ def write_moved(
             out.metadata.update(film.metadata)
             out.set_chapters(film.chapters())
             for stream in film.streams:
-                if _is_timecode(stream):
+                if is_timecode(stream):
                     code = stream.metadata["timecode"]
                     copied.warnings.append(f"the timecode track ({code}) could not be carried over")
                 elif not is_chapter_text(stream):
                     writer.add(stream, plans.get(stream.index), stretch)
-            writer.pour(progress)
+            writer.pour(progress, partial)
     return copied
 
 

@@ -151,8 +151,9 @@ def fix(
             default one and moves all.
         reencode_audio: encode the sound anew even where time stamps would do.
         drift: undo a drift that was measured, by resampling the sound.
-        force: repair in spite of a low probability, or a file that is in sync. It does not
-            take the place of a number: a file that could not be judged is refused all the same.
+        force: repair in spite of a low probability, a file that is in sync, or what there is of
+            one that breaks off. It does not take the place of a number: a file that could not be
+            judged is refused all the same.
         in_place: replace ``path`` and keep the original as ``path`` + ".bak".
         min_probability: how sure the measurement must be, 0..1.
         detector: measures; None makes one.
@@ -210,6 +211,7 @@ def fix(
             audio_stream=audio_stream,
             reencode=reencode_audio,
             stretch=stretch,
+            partial=force,
             progress=lambda part: report(base + share * part),
         )
         check_copy(copied, temporary, target)

@@ -13,6 +13,7 @@ import pytest
 from factory import write_media
 from measure import errors_ms
 from offset_clips import clip, digest, hashes
+from spoil import truncate
 from typer.testing import CliRunner
 
 import avsync
@@ -205,6 +206,40 @@ except MediaWriteError as error:
     )
     assert "out.mp4: cannot be written" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_kill_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    made = clip(tmp_path, offset_ms=50)
+    before = digest(made.path)
+    code = """
+import os, sys
+from avsync import fix, remux
+send, count = remux._Writer._send, iter(range(10**6))
+def deadly(*arguments):
+    if next(count) == 60:
+        os.kill(os.getpid(), 9)
+    send(*arguments)
+remux._Writer._send = deadly
+fix(sys.argv[1], offset_ms=50, in_place=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(made.path)], timeout=60)
+    assert done.returncode == -9
+    assert digest(made.path) == before
+    visible = [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")]
+    assert visible == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_film_that_breaks_off_is_refused(ending: str, tmp_path: Path) -> None:
+    made = write_media(tmp_path / f"clip.{ending}", options={"movflags": "faststart"})
+    truncate(made.path, 0.4)
+    out = tmp_path / f"out.{ending}"
+    with pytest.raises(MediaReadError, match=r"breaks off: the picture ends at .* 3\.2 s"):
+        avsync.fix(made.path, out, offset_ms=50)
+    assert [p.name for p in tmp_path.iterdir()] == [f"clip.{ending}"]
+    done = avsync.fix(made.path, out, offset_ms=50, force=True)
+    assert any("the picture ends at" in w for w in done.warnings)
+    assert hashes(out) == hashes(made.path)
 
 
 def test_a_damaged_copy_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
