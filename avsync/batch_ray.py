@@ -32,6 +32,14 @@ class RayEngineError(AVSyncError, RuntimeError):
     """Ray cannot be reached, or its actors cannot be started."""
 
 
+class _Actor(Worker):
+    """What runs in an actor."""
+
+    def ready(self) -> str:
+        """A sign of life, and on which node."""
+        return f"node {_ray().get_runtime_context().get_node_id()}"
+
+
 @dataclass
 class _Seat:
     """One actor, and what it was last asked: to be ready (task None), or to do a task."""
@@ -108,7 +116,7 @@ class _Crew:
         self._ray = ray
         self._options = options
         self._retries = retries
-        self._class = ray.remote(Worker).options(**{"num_cpus": options.threads, **actor_options})
+        self._class = ray.remote(_Actor).options(**{"num_cpus": options.threads, **actor_options})
         self._seats: dict[Any, _Seat] = {}  # by what they were last asked
         self._deaths: dict[str, int] = {}
         self._breaks = 0

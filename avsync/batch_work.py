@@ -129,6 +129,8 @@ class BatchItem(_Frozen):
     elapsed_s: Seconds = Field(default=0.0, ge=0.0)
     size: int | None = None
     mtime_ns: int | None = None
+    worker: str | None = None
+    """Who did it: ``pid 123`` or ``node 1a2b3c...``; not in the results file."""
 
     @property
     def status(self) -> str:
@@ -193,9 +195,9 @@ class Worker:
         self._options = options
         self._detector: Any = None
 
-    def ready(self) -> int:
-        """Nothing but a sign of life: the process's id."""
-        return os.getpid()
+    def ready(self) -> str:
+        """A sign of life, and who it is."""
+        return f"pid {os.getpid()}"
 
     def run(self, task: Task) -> BatchItem:
         """Measure a file and, where a target is given and it is out of sync, repair it.
@@ -214,7 +216,8 @@ class Worker:
             known = isinstance(error, AVSyncError)
             message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
             took = time.monotonic() - started
-            return failed_item(task, type(error).__name__, message, took)
+            item = failed_item(task, type(error).__name__, message, took)
+            return item.model_copy(update={"worker": self.ready()})
         return BatchItem(
             path=task.path,
             result=result,
@@ -222,6 +225,7 @@ class Worker:
             elapsed_s=time.monotonic() - started,
             size=task.size,
             mtime_ns=task.mtime_ns,
+            worker=self.ready(),
         )
 
     def _ready_detector(self) -> Any:

@@ -144,7 +144,7 @@ def batch(
             from avsync.batch_file import write_csv
 
             write_csv(out, csv)
-        if make_report is not None:
+        if make_report is not None and code != Exit.interrupted:
             make_report(out, report)
     raise typer.Exit(code)
 
@@ -204,11 +204,10 @@ _NOT_JUDGED = {status.value for status in Status if not status.judged}
 def _report_maker() -> Any:
     """The function that makes the reports, looked for before hours of work are done."""
     try:
+        importlib.import_module("jinja2")
         return importlib.import_module("avsync.report").write_batch
     except (ImportError, AttributeError) as error:
-        raise DependencyMissingError(
-            f"--report cannot be made here ({error}): pip install 'avsync[report]'"
-        ) from error
+        raise DependencyMissingError(f"--report cannot be made here ({error})") from error
 
 
 class _Meter:

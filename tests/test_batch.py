@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -242,6 +243,14 @@ def test_usage(run: Run) -> None:
         assert hint in err
 
 
+def test_report_at_the_end(run: Run) -> None:
+    touch("in/good.mp4", "in/text.mp4", "in/mute.mp4")
+    code, _, _ = run("in", "-o", "r.jsonl", "--jobs", "1", "--report", "html")
+    assert code == 4
+    index = Path("html/index.html").read_text("utf-8")
+    assert all(name in index for name in ("good.mp4", "text.mp4", "mute.mp4"))
+
+
 # -- killed and stopped ------------------------------------------------------------------------
 
 START = """
@@ -256,7 +265,9 @@ if __name__ == "__main__":
 """
 
 
-def start(*arguments: str, each_s: float = 0.1) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, each_s: float = 0.1, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """``avsync batch ...`` with the fake detector in a process (and group) of its own."""
     Path("start.py").write_text(
         START.format(tests=str(TESTS), fake=FAKE, arguments=arguments), "utf-8"
@@ -264,10 +275,10 @@ def start(*arguments: str, each_s: float = 0.1) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "start.py"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
-        env={**os.environ, "BATCH_FAKE_S": str(each_s)},
+        env={**os.environ, "BATCH_FAKE_S": str(each_s), "TERM": "xterm", "COLUMNS": "100"},
     )
 
 
@@ -340,6 +351,26 @@ def test_kill_and_resume_do_every_file_once() -> None:
         assert probe(Path("D") / copy).duration_s == pytest.approx(3.2, abs=0.3)
     assert {n: hashlib.sha256(Path(n).read_bytes()).hexdigest() for n in names} == before
     assert [p.name for p in Path("D").iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal (POSIX)")
+def test_progress_is_on_the_terminal_only() -> None:
+    touch(*(f"in/good{i}.mp4" for i in range(6)))
+    ours, theirs = os.openpty()
+    process = start("in", "-o", "r.jsonl", "--jobs", "1", each_s=0.3, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(ours, 100_000):
+            seen += part
+    os.close(ours)
+    out, _ = process.communicate(timeout=60)
+    shown = seen.decode()
+    assert process.returncode == 0
+    for text in ("0/6 files", "files/s", "× real time", " s left"):
+        assert text in shown
+    assert out.startswith("6 files: 6 in_sync\n")
+    assert "/6 files" not in out
 
 
 @needs_model
