@@ -202,10 +202,12 @@ class _Writer:
             ) from err
         target.metadata.update(stream.metadata)
         target.disposition = stream.disposition
+        muxer = self.copied.muxer
         if self.copied.same_family:
-            if stream.codec_context is not None and self.copied.muxer != "mpegts":
+            alike = MUXERS.get(self.source.suffix.lower()) == muxer
+            if stream.codec_context is not None and alike and muxer != "mpegts":
                 target.codec_context.codec_tag = stream.codec_context.codec_tag
-            if self.copied.muxer == "mpegts":
+            if muxer == "mpegts":
                 target.id = stream.id
         return target
 
