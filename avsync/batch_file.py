@@ -178,14 +178,16 @@ class ResultsFile:
     def _open(self) -> None:
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            if fcntl is not None:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise InvalidOptionError(f"{self.path}: another batch is writing to it") from error
         except OSError as error:
-            self.close()
             raise ResultsWriteError(f"{self.path}: cannot be written ({error.strerror})") from error
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self.close()
+                raise InvalidOptionError(f"{self.path}: another batch is writing to it") from error
+            except OSError:  # some network file systems have no locks
+                pass
 
     def _raw_lines(self) -> Iterator[bytes]:
         with self.path.open("rb") as stream:
@@ -201,8 +203,8 @@ class ResultsFile:
                         if number not in drop:
                             stream.write(raw)
                     stream.flush()
-                    os.fchmod(stream.fileno(), self.path.stat().st_mode & 0o777)
                     os.fsync(stream.fileno())
+                Path(name).chmod(self.path.stat().st_mode & 0o777)
                 self.close()
                 Path(name).replace(self.path)
             except BaseException:
@@ -245,7 +247,8 @@ def read_results(path: str | Path) -> Iterator[BatchItem]:
     """The items of a results file; a torn last line is passed over.
 
     Raises:
-        MediaNotFoundError-like OSError: the file cannot be opened.
+        OSError: the file cannot be opened.
+        ValueError: a line is no line of a batch.
     """
     with Path(path).open("rb") as stream:
         for raw in stream:
@@ -265,7 +268,6 @@ def write_csv(results: str | Path, out: str | Path) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-                os.fchmod(stream.fileno(), 0o666 & ~_umask())
                 writer = csv.writer(stream)
                 writer.writerow(CSV_COLUMNS)
                 with Path(results).open("rb") as lines:
@@ -273,6 +275,7 @@ def write_csv(results: str | Path, out: str | Path) -> None:
                         line = _parsed(raw)
                         if line is not None:
                             writer.writerow(_row(line))
+            Path(name).chmod(0o666 & ~_umask())
             Path(name).replace(out)
         except BaseException:
             Path(name).unlink(missing_ok=True)

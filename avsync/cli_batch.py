@@ -64,7 +64,7 @@ def batch(
         typer.Option("--jobs", "-j", min=1, metavar="N", help="Workers; default one per core."),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="local: processes; ray: actors (extra avsync[ray]).")
+        Engine, typer.Option(help="local: worker processes; ray: actors of Ray.")
     ] = Engine.local,
     ray_address: Annotated[
         str | None, typer.Option(metavar="ADDR", help="Address of a Ray cluster.")
@@ -111,7 +111,9 @@ def batch(
     is stopped or killed, and --resume goes on. A file that crashes or hangs its worker costs that
     file only. Files done count by size, time of change, model and options.
 
-    Exit code: as score, over all files of the results; 5 if a repaired copy failed its check.
+    Exit code, over all files: 0 every file was judged, 2 usage or set-up error, 3 a file could not
+    be judged or its repair was refused, 4 a file could not be read, crashed or took too long, 5 a
+    repaired copy could not be written or did not pass its check, 130 stopped by Ctrl-C.
     """
     with clean_exit():
         from avsync.batch import plan_batch
@@ -217,8 +219,7 @@ class _Meter:
         self.total = len(tasks)
         self.files = 0
         self.media_s = 0.0
-        self._sizes = {task.path: task.size or 0 for task in tasks}
-        self._all_bytes = sum(self._sizes.values())
+        self._all_bytes = sum(task.size or 0 for task in tasks)
         self._bytes = 0
         self._started = time.monotonic()
 

@@ -251,6 +251,25 @@ def test_report_at_the_end(run: Run) -> None:
     assert all(name in index for name in ("good.mp4", "text.mp4", "mute.mp4"))
 
 
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (["good"], 0),
+        (["good", "mute"], 3),
+        (["text", "mute"], 4),
+        (["crash"], 4),
+        (["setup", "good"], 2),
+    ],
+)
+def test_exit_codes(run: Run, names: list[str], code: int) -> None:
+    touch(*(f"in/{name}.mp4" for name in names))
+    found, out, err = run("in", "-o", "r.jsonl", "--jobs", "1", "--retries", "0")
+    assert found == code
+    assert "Traceback" not in out + err
+    if code == 2:
+        assert err == "avsync: the model is broken\n"
+
+
 # -- killed and stopped ------------------------------------------------------------------------
 
 START = """
