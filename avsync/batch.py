@@ -92,7 +92,8 @@ def score_many(
             folders between kept; ``item.fix`` says what became of it. With Ray it must be a
             folder that all nodes share, as the inputs are.
         threads: CPU threads of each worker's model; None shares the cores out.
-        ray_address: of a cluster (``ray.init``); None takes the running one or starts one here.
+        ray_address: of a cluster, ``auto`` for the one running here (``ray.init``); None takes
+            ``RAY_ADDRESS``, or starts Ray on this machine for the while.
         actor_options: for the actors, such as ``{"num_gpus": 0.25}``.
         model, provider, tolerance, max_offset_ms, audio_stream: as :class:`avsync.SyncDetector`.
 

@@ -86,6 +86,7 @@ def run_ray(
 def _ray() -> Any:
     # Ray reports its use to its makers unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Actors that ask for no GPU leave CUDA_VISIBLE_DEVICES as it is: provider "auto" decides.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         return importlib.import_module("ray")

@@ -67,7 +67,7 @@ def batch(
         Engine, typer.Option(help="local: worker processes; ray: actors of Ray.")
     ] = Engine.local,
     ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDR", help="Address of a Ray cluster.")
+        str | None, typer.Option(metavar="ADDR", help="Ray cluster; auto: the one running here.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the results file; skip what is done.")
