@@ -27,6 +27,7 @@ __all__ = [
     "Estimate",
     "Evidence",
     "TrackTokens",
+    "clarity",
     "estimate",
     "gather",
     "peak",
@@ -219,6 +220,16 @@ def _curve(evidence: Evidence, rows: BoolArray, best: int) -> FloatArray:
     return out
 
 
+def clarity(total: float, logs: FloatArray) -> float:
+    """How far the sum ``total`` of one shift a window stands above chance, standard deviations.
+
+    Where the sound belongs to somebody else, the best of all shifts reaches 2 to 4 however many
+    windows (``logs`` (W, S)) there are; the posterior's odds grow with them all the same.
+    """
+    spread = np.sqrt(float(logs.var(1).sum()))
+    return (total - float(logs.mean(1).sum())) / spread if spread > 1e-6 else 0.0
+
+
 def estimate(
     evidence: Evidence,
     calibration: Calibration,
@@ -271,6 +282,7 @@ def estimate(
             "gap": float(np.clip(gap / np.sqrt(len(logs)), -3, 8)),
             "agreeing_share": agreeing / len(logs),
             "margin": margin,
+            "clarity": float(np.clip(clarity(float(total[best]), logs), -3, 12)),
         },
         agreeing=agreeing,
         windows=len(logs),

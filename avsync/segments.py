@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence, peak
+from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence, clarity, peak
 
-__all__ = ["Drift", "find_drift", "find_pieces"]
+__all__ = ["CHOSEN_CLARITY", "Drift", "find_drift", "find_pieces"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -19,6 +19,9 @@ CHANGE_COST = 12.0
 #: Nats that a drifting line must win over a constant offset, and what it must move at least.
 DRIFT_GAIN = 8.0
 MIN_DRIFT_MS = 40.0
+#: Clarity (see offsets) that a line, or a piece among several, must have: it was chosen among
+#: thousands, and chance alone brings the best of them to 5.
+CHOSEN_CLARITY = 5.5
 MIN_DRIFT_S = 20.0
 SLOPES = 161
 
@@ -50,27 +53,26 @@ def find_drift(
         return None
     middle = (times[0] + times[-1]) / 2
     half = (times[-1] - times[0]) / 2
-    steps = np.arange(logs.shape[1])
+    starts = np.arange(2 * logs.shape[1] - 1) / 2  # where the line is in the middle of the file
     limit = min(max_ms_per_min / 60 * half, evidence.reach * evidence.step_ms) / evidence.step_ms
     slopes = np.linspace(-limit, limit, SLOPES)
     tops, places = np.empty(SLOPES), np.empty(SLOPES)
     constant = float(logs.sum(0).max())
     rows = np.arange(len(times))[:, None]
     for i, slope in enumerate(slopes):
-        moved = steps[None, :] + slope * ((times - middle) / half)[:, None]
-        low = np.floor(moved).astype(int)
-        part = moved - low
-        a = logs[rows, low.clip(0, len(steps) - 1)]
-        b = logs[rows, (low + 1).clip(0, len(steps) - 1)]
-        line = ((1 - part) * a + part * b).sum(0)
+        # To the nearest shift, as pieces are: what is between two shifts is lost to both alike.
+        moved = np.rint(starts[None, :] + slope * ((times - middle) / half)[:, None]).astype(int)
+        line = logs[rows, moved.clip(0, logs.shape[1] - 1)].sum(0)
         top = int(line.argmax())
-        tops[i], places[i] = line[top], peak(line, top)
+        tops[i], places[i] = line[top], peak(line, top) / 2
     best = int(tops.argmax())
     best_place = float(places[best])
     best_slope = float(np.interp(peak(tops, best), np.arange(SLOPES), slopes))
     moved_ms = 2 * best_slope * evidence.step_ms
     gain = float(tops[best]) - constant
     if gain < DRIFT_GAIN or abs(moved_ms) < MIN_DRIFT_MS:
+        return None
+    if clarity(float(tops[best]), logs) < CHOSEN_CLARITY:
         return None
     centre = -(best_place - evidence.reach) * evidence.step_ms
     return Drift(

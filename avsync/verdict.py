@@ -23,12 +23,17 @@ from avsync.offsets import (
 )
 from avsync.result import MIN_WINDOWS, Curve, Segment, Status, SyncResult, Tolerance, Track
 from avsync.runtime import Calibration
-from avsync.segments import Drift, find_drift, find_pieces
+from avsync.segments import CHOSEN_CLARITY, Drift, find_drift, find_pieces
 
 __all__ = ["TrackSight", "judge"]
 
 #: Below this probability no offset is claimed.
 GATE = 0.5
+#: Nor below this clarity, from few windows to many; the probability is at most UNCLEAR there.
+#: A speaker's clarity grows with the root of the number of windows (some 2 times it), that of
+#: somebody else's voice stays between 2 and 4.
+MIN_CLARITY = (3.5, 5.0)
+UNCLEAR = 0.25
 #: Seconds of speech that are needed at least.
 MIN_SPEECH_S = 0.6
 #: A mouth whose lip gap varies less than this (eye distances, standard deviation) is still.
@@ -141,7 +146,10 @@ def judge(
 
 def _piece(evidence: Evidence, rows: npt.NDArray[np.bool_], calibration: Calibration) -> _Piece:
     found = estimate(evidence, calibration, rows=rows)
-    return _Piece(rows, found, probability(found, calibration))
+    sure = probability(found, calibration)
+    if found.features["clarity"] < np.clip(0.8 * np.sqrt(found.windows), *MIN_CLARITY):
+        sure = min(sure, UNCLEAR)
+    return _Piece(rows, found, sure)
 
 
 def _pieces(
@@ -157,7 +165,7 @@ def _pieces(
         rows = np.zeros(len(evidence), bool)
         rows[low:high] = True
         piece = _piece(evidence, rows, calibration)
-        if not piece.claimed:
+        if not piece.claimed or piece.found.features["clarity"] < CHOSEN_CLARITY:
             continue
         if pieces and abs(pieces[-1].found.offset_ms - piece.found.offset_ms) < SAME_MS:
             piece = _piece(evidence, pieces.pop().rows | rows, calibration)
