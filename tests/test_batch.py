@@ -255,7 +255,15 @@ def workers_of(group: int) -> Iterator[int]:
                 yield int(folder.name)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs process groups")
+def wait_for_end(group: int) -> None:
+    """Until no process of the group is left: workers, multiprocessing's resource tracker."""
+    limit = time.monotonic() + 20
+    while left := list(workers_of(group)):
+        assert time.monotonic() < limit, left
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ctrl_c_leaves_a_valid_file() -> None:
     touch(*(f"in/good{i:02d}.mp4" for i in range(60)))
     process = start("in", "-o", "r.jsonl", "--jobs", "2", "--csv", "r.csv")
@@ -269,7 +277,7 @@ def test_ctrl_c_leaves_a_valid_file() -> None:
     assert 5 <= count < 60
     assert out.startswith(f"{count} files: {count} in_sync")
     assert Path("r.csv").read_text("utf-8").count("\n") == count + 1
-    assert list(workers_of(process.pid)) == []
+    wait_for_end(process.pid)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -288,10 +296,7 @@ def test_kill_and_resume_do_every_file_once() -> None:
         time.sleep(chance.uniform(0, 0.4))
         process.kill()
         process.communicate(timeout=60)
-        limit = time.monotonic() + 20
-        while list(workers_of(process.pid)):  # they notice by themselves
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        wait_for_end(process.pid)  # they notice by themselves
     process = start(*arguments, each_s=0)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
