@@ -10,14 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_model import CONTEXT_REACH, DIM, LOCAL_DIM, TINY, copy_tiny, write_tiny_model
+from token_streams import chunk, random_crops, random_mel, stream_audio, stream_video
 
 from avsync._paths import bundled_models_dir
-from avsync.crops import CROP_HEIGHT, CROP_WIDTH, CropChunk
+from avsync.crops import CROP_HEIGHT, CROP_WIDTH
 from avsync.errors import (
     DependencyMissingError,
     InvalidOptionError,
@@ -26,11 +26,9 @@ from avsync.errors import (
     ProviderUnavailableError,
 )
 from avsync.mel import MelStream
-from avsync.runtime import AudioTokenStream, SyncModel, VideoTokenStream
+from avsync.runtime import SyncModel, VideoTokenStream
 
 ort = pytest.importorskip("onnxruntime")
-
-Floats = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
@@ -45,49 +43,6 @@ def model(request: pytest.FixtureRequest, tiny: SyncModel) -> SyncModel:
     if not (bundled_models_dir() / "model.json").is_file():
         pytest.skip("no bundled model here (models/model.json)")
     return SyncModel(provider="cpu", threads=1)
-
-
-def random_crops(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Blotches that move, (count, 80, 112) uint8."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.uniform(0, 255, (count, 5, 7))
-    return np.repeat(np.repeat(coarse, 16, 1), 16, 2).astype(np.uint8)
-
-
-def chunk(crops: npt.NDArray[np.uint8], first: int = 0) -> CropChunk:
-    n = len(crops)
-    zeros = np.zeros(n, np.float32)
-    return CropChunk(0, first, crops, np.ones(n, bool), np.zeros((n, 4), np.float32), zeros, zeros)
-
-
-def random_mel(count: int, seed: int = 0) -> Floats:
-    return np.random.default_rng(seed).normal(-5, 3, (count, 80)).astype(np.float32)
-
-
-def stream_video(
-    model: SyncModel, crops: npt.NDArray[np.uint8], sizes: list[int], block: int = 256
-) -> Floats:
-    stream = VideoTokenStream(model)
-    stream.BLOCK = block  # type: ignore[misc]
-    out, at = [], 0
-    for size in [*sizes, len(crops)]:
-        if at < len(crops) and size:
-            out += stream.push(chunk(crops[at : at + size], at))
-            at += size
-    return np.concatenate(out + stream.close())
-
-
-def stream_audio(
-    model: SyncModel, mel: Floats, first: int, sizes: list[int], block: int = 256
-) -> tuple[int, Floats]:
-    stream = AudioTokenStream(model, first)
-    stream.BLOCK = block  # type: ignore[misc]
-    out, at = [], 0
-    for size in [*sizes, len(mel)]:
-        out += stream.push(mel[at : at + size])
-        at += size
-    out += stream.close()
-    return stream.first, np.concatenate(out) if out else np.empty((0, model.card.dim), np.float32)
 
 
 class TestVideoTokens:
