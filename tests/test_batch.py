@@ -230,6 +230,8 @@ def start(
         stderr=stderr,
         text=True,
         start_new_session=True,
+        # A runner that started us in the background has SIGINT ignored, and so would the batch.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "BATCH_FAKE_S": str(each_s), "TERM": "xterm", "COLUMNS": "100"},
     )
 
