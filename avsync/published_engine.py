@@ -222,6 +222,7 @@ class PublishedEngine:
             features=FEATURES,
             weights=WEIGHTS,
             method="not calibrated: set by hand, see avsync.published_engine",
+            gate=0.5,
         )
         self.warnings: tuple[str, ...] = (
             f"the probability is not calibrated for the model {self.name}",

@@ -58,6 +58,7 @@ class Calibration(BaseModel):
 
     ``scale``: logit per unit of a window's mean score in the posterior over shifts.
     ``weights``: logistic regression over the features named in ``features``, intercept first.
+    ``gate``: below this probability no offset is claimed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +67,7 @@ class Calibration(BaseModel):
     features: tuple[str, ...]
     weights: tuple[float, ...]
     method: str
+    gate: float = 0.8
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> Calibration:

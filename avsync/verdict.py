@@ -27,9 +27,7 @@ from avsync.segments import CHOSEN_CLARITY, Drift, find_drift, find_pieces
 
 __all__ = ["TrackSight", "judge"]
 
-#: Below this probability no offset is claimed.
-GATE = 0.5
-#: Nor below this clarity, from few windows to many; the probability is at most UNCLEAR there.
+#: Below this clarity, from few windows to many, the probability is at most UNCLEAR.
 #: A speaker's clarity grows with the root of the number of windows (some 2 times it), that of
 #: somebody else's voice stays between 2 and 4.
 MIN_CLARITY = (3.5, 5.0)
@@ -60,10 +58,7 @@ class _Piece:
     rows: npt.NDArray[np.bool_]
     found: Estimate
     probability: float
-
-    @property
-    def claimed(self) -> bool:
-        return self.probability >= GATE and self.found.agreeing >= MIN_WINDOWS
+    claimed: bool
 
 
 def judge(
@@ -149,7 +144,8 @@ def _piece(evidence: Evidence, rows: npt.NDArray[np.bool_], calibration: Calibra
     sure = probability(found, calibration)
     if found.features["clarity"] < np.clip(0.8 * np.sqrt(found.windows), *MIN_CLARITY):
         sure = min(sure, UNCLEAR)
-    return _Piece(rows, found, sure)
+    claimed = sure >= calibration.gate and found.agreeing >= MIN_WINDOWS
+    return _Piece(rows, found, sure, claimed)
 
 
 def _pieces(
