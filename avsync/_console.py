@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from avsync.errors import AVSyncError
-from avsync.result import printable_path
+from avsync.result import TOLERANCES, printable_path
 
 __all__ = [
     "Exit",
@@ -54,6 +54,24 @@ class Exit(IntEnum):
     def worst(codes: Sequence[Exit]) -> Exit:
         """The code of a run over several files: the highest of theirs."""
         return max(codes, default=Exit.ok)
+
+
+ModelOption = Annotated[
+    str, typer.Option(metavar="DIR", help="'default' or a folder with an exported model.")
+]
+ProviderOption = Annotated[
+    Provider, typer.Option(help="Where the model runs; auto takes a GPU if it can.")
+]
+ToleranceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|EARLY,LATE",
+        help=f"What counts as in sync: {', '.join(TOLERANCES)}, or ms early,late.",
+    ),
+]
+MaxOffsetOption = Annotated[
+    float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
+]
 
 
 def complain(message: str) -> None:

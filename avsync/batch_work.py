@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from avsync import __version__
 from avsync.errors import (
     AVSyncError,
     DependencyMissingError,
@@ -30,7 +29,15 @@ from avsync.errors import (
     ModelNotFoundError,
     ProviderUnavailableError,
 )
-from avsync.result import Milliseconds, PathText, Seconds, Status, SyncResult, printable_path
+from avsync.result import (
+    Milliseconds,
+    PathText,
+    Seconds,
+    Status,
+    SyncResult,
+    printable_path,
+    unread_line,
+)
 
 __all__ = [
     "DETECTOR",
@@ -52,18 +59,6 @@ SETUP_ERRORS = (
     ProviderUnavailableError,
 )
 
-# The keys of a result's line that a file without a result has as well.
-_UNREAD: dict[str, Any] = {
-    "offset_ms": None,
-    "direction": None,
-    "probability": None,
-    "drift_ms_per_min": None,
-    "segments": [],
-    "tracks": [],
-    "duration_s": None,
-    "model": None,
-    "avsync_version": __version__,
-}
 _OWN = ("error", "error_type", "fix", "elapsed_s", "source", "run")
 
 
@@ -140,7 +135,7 @@ class BatchItem(_Frozen):
     def to_line(self, run: Mapping[str, Any] | None = None) -> str:
         """The item as one JSON line, without line end: the result's keys, and the batch's own."""
         if self.result is None:
-            line: dict[str, Any] = {"path": self.path, "status": "error", **_UNREAD}
+            line = unread_line(self.path)
         else:
             line = self.result.model_dump(mode="json")
         line["error"] = self.error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -18,7 +18,11 @@ from rich.text import Text
 from avsync import __version__, cli_batch, cli_fix, cli_models, cli_report
 from avsync._console import (
     Exit,
+    MaxOffsetOption,
+    ModelOption,
     Provider,
+    ProviderOption,
+    ToleranceOption,
     clean_exit,
     complain,
     expand_patterns,
@@ -34,7 +38,14 @@ from avsync.errors import (
     ProviderUnavailableError,
 )
 from avsync.report_lines import Unread
-from avsync.result import TOLERANCES, Status, SyncResult, offset_words, percent_sure, printable_path
+from avsync.result import (
+    Status,
+    SyncResult,
+    offset_words,
+    percent_sure,
+    printable_path,
+    unread_line,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,20 +68,6 @@ _SETUP_ERRORS = (
     ProviderUnavailableError,
 )
 
-# The JSON line of a file that could not be read: the keys of every line, and "error".
-_UNREAD: dict[str, Any] = {
-    "path": "",
-    "status": "error",
-    "offset_ms": None,
-    "direction": None,
-    "probability": None,
-    "drift_ms_per_min": None,
-    "segments": [],
-    "tracks": [],
-    "duration_s": None,
-    "model": None,
-    "avsync_version": __version__,
-}
 
 _STYLES = {Status.in_sync: "green", Status.out_of_sync: "red", Status.drift: "red"}
 
@@ -104,22 +101,10 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object per file and line.")
     ] = False,
-    model: Annotated[
-        str, typer.Option(metavar="DIR", help="'default' or a folder with an exported model.")
-    ] = "default",
-    provider: Annotated[
-        Provider, typer.Option(help="Where the model runs; auto takes a GPU if it can.")
-    ] = Provider.auto,
-    tolerance: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|EARLY,LATE",
-            help=f"What counts as in sync: {', '.join(TOLERANCES)}, or ms early,late.",
-        ),
-    ] = "ebu",
-    max_offset_ms: Annotated[
-        float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
-    ] = 600.0,
+    model: ModelOption = "default",
+    provider: ProviderOption = Provider.auto,
+    tolerance: ToleranceOption = "ebu",
+    max_offset_ms: MaxOffsetOption = 600.0,
     audio_stream: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0."),
@@ -199,7 +184,7 @@ def _with_path(path: str, error: AVSyncError) -> str:
 
 
 def _print_json_error(path: str, error: AVSyncError) -> None:
-    line = {**_UNREAD, "path": printable_path(path), "error": printable_path(str(error))}
+    line = {**unread_line(path), "error": printable_path(str(error))}
     typer.echo(json.dumps(line, ensure_ascii=False))
 
 

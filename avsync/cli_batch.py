@@ -15,9 +15,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from avsync._console import Exit, Provider, _own_stderr, clean_exit, complain, stdout_console
+from avsync._console import (
+    Exit,
+    MaxOffsetOption,
+    ModelOption,
+    Provider,
+    ProviderOption,
+    ToleranceOption,
+    _own_stderr,
+    clean_exit,
+    complain,
+    stdout_console,
+)
 from avsync.errors import DependencyMissingError
-from avsync.result import TOLERANCES, Status
+from avsync.result import Status
 
 if TYPE_CHECKING:
     from avsync.batch import BatchPlan
@@ -82,22 +93,10 @@ def batch(
     retries: Annotated[
         int, typer.Option(min=0, metavar="N", help="Tries more for a file whose worker died.")
     ] = 1,
-    model: Annotated[
-        str, typer.Option(metavar="DIR", help="'default' or a folder with an exported model.")
-    ] = "default",
-    provider: Annotated[
-        Provider, typer.Option(help="Where the model runs; auto takes a GPU if it can.")
-    ] = Provider.auto,
-    tolerance: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|EARLY,LATE",
-            help=f"What counts as in sync: {', '.join(TOLERANCES)}, or ms early,late.",
-        ),
-    ] = "ebu",
-    max_offset_ms: Annotated[
-        float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
-    ] = 600.0,
+    model: ModelOption = "default",
+    provider: ProviderOption = Provider.auto,
+    tolerance: ToleranceOption = "ebu",
+    max_offset_ms: MaxOffsetOption = 600.0,
     audio_stream: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0.")
     ] = None,

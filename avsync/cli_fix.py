@@ -11,7 +11,10 @@ from rich.text import Text
 
 from avsync._console import (
     Exit,
+    MaxOffsetOption,
+    ModelOption,
     Provider,
+    ProviderOption,
     clean_exit,
     complain,
     progress_bar,
@@ -64,18 +67,12 @@ def fix(
         float,
         typer.Option(min=0.0, max=1.0, metavar="P", help="How sure the offset must be, 0 to 1."),
     ] = 0.8,
-    model: Annotated[
-        str, typer.Option(metavar="DIR", help="'default' or a folder with an exported model.")
-    ] = "default",
-    provider: Annotated[
-        Provider, typer.Option(help="Where the model runs; auto takes a GPU if it can.")
-    ] = Provider.auto,
+    model: ModelOption = "default",
+    provider: ProviderOption = Provider.auto,
     tolerance: Annotated[
         str, typer.Option(metavar="NAME|EARLY,LATE", help="What counts as in sync.")
     ] = "ebu",
-    max_offset_ms: Annotated[
-        float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
-    ] = 600.0,
+    max_offset_ms: MaxOffsetOption = 600.0,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU threads of the model.")
     ] = None,

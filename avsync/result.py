@@ -16,7 +16,7 @@ import re
 from enum import Enum
 from itertools import pairwise
 from pathlib import PurePath
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -47,6 +47,7 @@ __all__ = [
     "offset_words",
     "percent_sure",
     "printable_path",
+    "unread_line",
 ]
 
 MIN_WINDOWS = 3
@@ -61,6 +62,23 @@ def printable_path(path: object) -> str:
     if isinstance(text, bytes):
         text = os.fsdecode(text)
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def unread_line(path: object) -> dict[str, Any]:
+    """The JSON line of a file that has no result: the keys that every line has."""
+    return {
+        "path": printable_path(path),
+        "status": "error",
+        "offset_ms": None,
+        "direction": None,
+        "probability": None,
+        "drift_ms_per_min": None,
+        "segments": [],
+        "tracks": [],
+        "duration_s": None,
+        "model": None,
+        "avsync_version": __version__,
+    }
 
 
 def _rounded(digits: int) -> AfterValidator:

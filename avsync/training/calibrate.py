@@ -20,9 +20,11 @@ from avsync.offsets import AudioTokens, Estimate, TrackTokens, estimate, gather
 from avsync.result import MIN_WINDOWS
 from avsync.runtime import Calibration
 
-__all__ = ["FEATURES", "expected_calibration_error", "fit_calibration", "logistic"]
+__all__ = ["FEATURES", "NO_WEIGHTS", "expected_calibration_error", "fit_calibration", "logistic"]
 
 FEATURES = ("posterior_log_odds", "gap", "agreeing_share", "margin")
+#: Intercept and features before anything is fitted.
+NO_WEIGHTS = (0.0,) * (1 + len(FEATURES))
 RIGHT_MS = 40.0
 FloatArray = npt.NDArray[np.float64]
 Pair = tuple[Sequence[TrackTokens], AudioTokens]
@@ -68,7 +70,7 @@ def fit_calibration(
     rng = np.random.default_rng(seed)
     late = np.zeros(len(clips)) if late_ms is None else np.asarray(late_ms)
     scale = _fit_scale(clips, late, max_offset_ms)
-    trial = Calibration(scale=scale, features=FEATURES, weights=(0.0,) * 5, method="")
+    trial = Calibration(scale=scale, features=FEATURES, weights=NO_WEIGHTS, method="")
     rows, right = [], []
     wide_ms = 2 * max_offset_ms
     for i, (tracks, audio) in enumerate(clips):

@@ -134,7 +134,7 @@ def export(
 ) -> None:
     """Export to ONNX, calibrate on the dev split's trusted clips, keep a small checkpoint."""
     from avsync.runtime import Calibration, SyncModel
-    from avsync.training.calibrate import FEATURES, fit_calibration
+    from avsync.training.calibrate import FEATURES, NO_WEIGHTS, fit_calibration
     from avsync.training.export import export_model, load_weights, save_weights
 
     rows = _rows(data)
@@ -142,7 +142,7 @@ def export(
     model = load_weights(checkpoint)
     save_weights(model, out / "checkpoint.pt")
     model = load_weights(out / "checkpoint.pt")  # export what is kept, half precision and all
-    blank = Calibration(scale=20, features=FEATURES, weights=(0,) * 5, method="not calibrated")
+    blank = Calibration(scale=20, features=FEATURES, weights=NO_WEIGHTS, method="not calibrated")
     worst = export_model(model, out, name=name, calibration=blank)
     runtime = SyncModel(out, provider="cpu")
     pairs = [_tokens(runtime, c) for c in _load(cache, dev)]

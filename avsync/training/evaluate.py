@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from avsync.protocol import HALF, clip_accuracy
 from avsync.training.augment import crop_centre
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
 from avsync.training.encoder import SyncEncoder
 
-__all__ = ["clip_late_columns", "clip_tokens", "protocol", "score_rows", "validate"]
+__all__ = ["clip_late_columns", "clip_tokens", "score_rows", "validate"]
 
-HALF = 15
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -48,23 +48,6 @@ def score_rows(video: FloatArray, audio: FloatArray, lag: int, half: int = HALF)
     return np.where(inside, rows, np.nan).astype(np.float32)
 
 
-def protocol(rows: FloatArray, windows: Sequence[int] = (5, 7, 9, 11, 13, 15)) -> dict[int, float]:
-    """The published accuracy of one in-sync clip: share of windows whose argmax is within ±1.
-
-    ``K`` frames: the mean of ``K - 4`` neighbouring 5-frame rows (fewer at the edges); shifts
-    outside the sound score -1000.
-    """
-    filled = np.where(np.isnan(rows), -1000.0, rows)
-    out = {}
-    for k in windows:
-        side = (k - 5) // 2
-        means = np.stack(
-            [filled[max(0, i - side) : i + side + 1].mean(0) for i in range(len(filled))]
-        )
-        out[k] = float((np.abs(means.argmax(1) - HALF) <= 1).mean())
-    return out
-
-
 def clip_late_columns(rows: FloatArray) -> tuple[float, float]:
     """By how many mel columns (10 ms) the sound comes after the lips, and the peak's margin."""
     mean = np.nanmean(np.where(np.isfinite(rows), rows, np.nan), 0)
@@ -85,11 +68,11 @@ def validate(model: SyncEncoder, clips: Sequence[ClipFeatures], *, local: int) -
     sums: dict[str, list[float]] = {}
     for clip in clips:
         video, audio, lag = clip_tokens(model, clip)
-        own = protocol(score_rows(video[:, :local], audio[:, :local], lag), (5, 9, 15))
+        own = clip_accuracy(score_rows(video[:, :local], audio[:, :local], lag))
         rows = score_rows(video, audio, lag)
-        for k, value in own.items():
-            sums.setdefault(f"k{k}", []).append(value)
-        sums.setdefault("wide5", []).append(protocol(rows, (5,))[5])
+        for k in (5, 9, 15):
+            sums.setdefault(f"k{k}", []).append(own[k])
+        sums.setdefault("wide5", []).append(clip_accuracy(rows)[5])
         late, margin = clip_late_columns(rows)
         sums.setdefault("clip40", []).append(float(abs(late) <= 4))
         sums.setdefault("abs_ms", []).append(abs(late) * 10)
