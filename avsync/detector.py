@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ class SyncDetector:
         *,
         audio_stream: int | None = None,
         progress: Callable[[float], None] | None = None,
+        cuts: Sequence[float] = (),
     ) -> SyncResult:
         """Measure one file.
 
@@ -106,6 +107,8 @@ class SyncDetector:
             path: any file that ffmpeg reads.
             audio_stream: which audio stream, 0 is the first; default the one marked default.
             progress: called with the share done, 0..1.
+            cuts: judge each stretch between these instants (s) by itself; a segment is listed
+                for each that carries an offset. Without, changes of offset are looked for.
 
         Returns:
             A :class:`SyncResult`; ``offset_ms`` is positive when the audio leads, and None,
@@ -155,6 +158,7 @@ class SyncDetector:
             max_offset_ms=self.max_offset_ms,
             tolerance=self.tolerance,
             common=common,
+            cuts=cuts,
         )
         if progress is not None:
             progress(1.0)

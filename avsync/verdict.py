@@ -70,8 +70,12 @@ def judge(
     max_offset_ms: float,
     tolerance: Tolerance,
     common: dict[str, Any],
+    cuts: Sequence[float] = (),
 ) -> SyncResult:
-    """The result of one file; ``common`` holds the fields that do not depend on the evidence."""
+    """The result of one file; ``common`` holds the fields that do not depend on the evidence.
+
+    With ``cuts`` (s) the stretches between them are the segments, each judged by itself.
+    """
 
     def unjudged(status: Status, reason: str | None = None, **more: Any) -> SyncResult:
         seen = tuple(_track(s, None, None) for s in sights)
@@ -98,8 +102,12 @@ def judge(
         return unjudged(Status.too_short, "too little speech is heard while a mouth is seen")
     logs = evidence.log_windows(calibration.scale)
     everything = np.ones(len(evidence), bool)
-    drift = find_drift(evidence, logs)
-    pieces, gain = _pieces(evidence, logs, calibration)
+    if cuts:
+        drift, gain = None, 0.0
+        pieces = _between(cuts, evidence, calibration)
+    else:
+        drift = find_drift(evidence, logs)
+        pieces, gain = _pieces(evidence, logs, calibration)
     if drift is not None and drift.gain < gain:
         drift = None
     if drift is not None:
@@ -169,6 +177,12 @@ def _pieces(
     if len(pieces) < 2:
         return [whole], 0.0
     return pieces, gain
+
+
+def _between(cuts: Sequence[float], evidence: Evidence, calibration: Calibration) -> list[_Piece]:
+    """The stretches between given instants (s) that hold any window."""
+    part = np.searchsorted(sorted(cuts), (evidence.ticks + WINDOW_TICKS / 2) * TICK_MS / 1000)
+    return [_piece(evidence, part == number, calibration) for number in np.unique(part)]
 
 
 def _straightened(evidence: Evidence, drift: Drift) -> Evidence:

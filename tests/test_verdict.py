@@ -42,6 +42,7 @@ def verdict(
     motion: float = 0.05,
     max_offset_ms: float = 600.0,
     calibration: Calibration = CALIBRATION,
+    cuts: Sequence[float] = (),
     **common: Any,
 ) -> SyncResult:
     facts = {"path": "talk.mp4", "model": "test", "speech_s": 9.0, "duration_s": 10.0} | common
@@ -53,6 +54,7 @@ def verdict(
         max_offset_ms=max_offset_ms,
         tolerance=Tolerance.parse(tolerance),
         common=facts | {"max_offset_ms": max_offset_ms, "tolerance": Tolerance.parse(tolerance)},
+        cuts=cuts,
     )
 
 
@@ -285,6 +287,20 @@ class TestChanges:
         assert (first.start_s, second.end_s) == (0.0, pytest.approx(40, abs=0.61))
         assert found.drift_ms_per_min is None
         assert found.windows >= 60
+
+    def test_stretches_between_given_cuts_are_judged_by_themselves(self) -> None:
+        """Too little moved to be found as a jump, and yet it is told apart: -15 ms, then +15."""
+        found = talk(30, lambda t: np.where(t < 14.4, 15.0, -15.0))
+        assert len(found.segments) == 1
+        speaker = Speaker(30, 0)
+        video = look(speaker, 750, seed=1)
+        sound = hear(speaker, 750, lambda t: np.where(t < 14.4, 15.0, -15.0), seed=2)
+        cut = verdict([video], sound, cuts=(14.4, 28.9))
+        offsets = [(s.start_s < 14, s.offset_ms) for s in cut.segments]
+        assert offsets == [
+            (True, pytest.approx(-15, abs=5)),
+            (False, pytest.approx(15, abs=5)),
+        ]  # and 1.1 s at the end are no three windows
 
     def test_the_longer_piece_gives_the_files_offset(self) -> None:
         found = talk(40, lambda t: np.where(t < 12, 0.0, 200.0))
