@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -28,14 +29,23 @@ __all__ = [
     "opened",
     "pick_audio",
     "pick_video",
+    "readable",
     "reason",
     "seconds",
     "seek_before",
     "timed_frames",
+    "usable_rate",
+    "with_codecs",
 ]
 
-#: A jump in time stamps beyond this (s) is a broken time stamp, not a gap worth filling.
-MAX_GAP_S = 6 * 3600.0
+#: A jump in time stamps beyond this (s) is a broken time stamp, not a gap worth filling; nor is
+#: more filled in a file's sound in all.
+MAX_GAP_S = 3600.0
+#: Pictures of more pixels than this are not decoded (8K has 33 million): a forged header asks for
+#: gigabytes.
+MAX_PIXELS = 1 << 26
+#: Sound of other sample rates (Hz) is left out: a forged 1 Hz would become hours of it.
+SAMPLE_RATES = (1_000, 1_536_000)
 #: How many frames without a time stamp are kept back until one with a stamp dates them.
 MAX_UNDATED = 32
 #: How far (s) before the wanted time a seek aims, until it lands on a packet that is early enough.
@@ -74,7 +84,7 @@ def opened(path: str | Path) -> Iterator[Any]:
         if file.stat().st_size == 0:
             raise MediaReadError(f"{name}: the file is empty")
     try:
-        container = av.open(name, metadata_errors="ignore")
+        container = av.open(name, metadata_errors="ignore", options={"max_pixels": str(MAX_PIXELS)})
     except (av.FFmpegError, ValueError) as err:
         raise MediaReadError(
             f"{name}: not a media file that can be read ({reason(err)}); check it with ffprobe"
@@ -94,6 +104,22 @@ def seconds(pts: int | None, time_base: Fraction | None) -> float | None:
     return None if pts is None or time_base is None else float(pts * time_base)
 
 
+_UNKNOWN = SimpleNamespace(name="unknown", width=0, height=0, sample_rate=0, channels=0)
+
+
+def with_codecs(streams: Any) -> list[tuple[Any, Any]]:
+    """Streams with their codec contexts, or what stands for that of an unknown codec."""
+    return [(s, s.codec_context or _UNKNOWN) for s in streams]
+
+
+def usable_rate(frame: Any, stats: DecodeStats) -> bool:
+    """Tell whether sound can have a frame's sample rate; if not, warn."""
+    if SAMPLE_RATES[0] <= frame.sample_rate <= SAMPLE_RATES[1]:
+        return True
+    stats.warn("sound of an impossible sample rate was left out")
+    return False
+
+
 def is_attached(stream: Any) -> bool:
     """Tell whether a video stream is a cover picture."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
@@ -103,32 +129,46 @@ def pick_video(container: Any, path: str | Path) -> Any:
     """Return the first video stream that is no cover picture.
 
     Raises:
-        MediaReadError: there is none.
+        MediaReadError: there is none, or its codec is not known.
     """
     for stream in container.streams.video:
         if not is_attached(stream):
-            return stream
+            return readable(stream, path)
     raise MediaReadError(f"{path}: has no video stream")
+
+
+def readable(stream: Any, path: str | Path) -> Any:
+    """Return the stream, when ffmpeg knows its codec.
+
+    Raises:
+        MediaReadError: it does not.
+    """
+    if stream.codec_context is None:
+        raise MediaReadError(
+            f"{path}: the {stream.type} stream {stream.index} has a codec that ffmpeg does not "
+            "know; convert the file, or see with ffprobe whether it is damaged"
+        )
+    return stream
 
 
 def pick_audio(container: Any, path: str | Path, position: int | None) -> Any:
     """Return the audio stream at ``position``; without one the default stream, else the first.
 
     Raises:
-        MediaReadError: there is none. InvalidOptionError: none at that position.
+        MediaReadError: there is none, or its codec is not known. InvalidOptionError: none at
+            that position.
     """
     streams = container.streams.audio
     if not streams:
         raise MediaReadError(f"{path}: has no audio stream")
     if position is None:
-        return next(
-            (s for s in streams if s.disposition & av.stream.Disposition.default), streams[0]
-        )
+        marked = (s for s in streams if s.disposition & av.stream.Disposition.default)
+        return readable(next(marked, streams[0]), path)
     if not 0 <= position < len(streams):
         raise InvalidOptionError(
             f"{path}: audio stream {position} was asked for; it has {len(streams)} (0 is the first)"
         )
-    return streams[position]
+    return readable(streams[position], path)
 
 
 def seek_before(container: Any, stream: Any, start_s: float) -> None:

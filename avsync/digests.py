@@ -85,7 +85,9 @@ class Digest:
 def codec_of(stream: Any) -> str:
     """The codec's name, whatever decodes it."""
     context = stream.codec_context
-    return context.codec.canonical_name if context is not None else str(stream.name)
+    if context is not None:
+        return str(context.codec.canonical_name)
+    return str(getattr(stream, "name", None) or "unknown codec")
 
 
 def is_cover(stream: Any) -> bool:

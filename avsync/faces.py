@@ -196,12 +196,15 @@ class FaceTracker:
         self._next_id = 0
         self._since_detect = DETECT_EVERY
         self._since_tiles = TILE_EVERY
+        self._tick: int | None = None
         self._last_small: npt.NDArray[np.uint8] | None = None
 
     def push(self, frame: GridFrame) -> Iterator[CropChunk]:
-        """Take the next grid frame (ticks are consecutive); yield chunks that became ready."""
+        """Take the next grid frame (ticks rise); yield chunks that became ready."""
         image = frame.image
-        if self._is_cut(image):
+        jumped = self._tick is not None and frame.tick != self._tick + 1
+        self._tick = frame.tick
+        if self._is_cut(image) or jumped:
             yield from self._end(list(self._tracks))
         self._since_detect += 1
         self._since_tiles += 1
@@ -291,7 +294,9 @@ def mouth_chunks(
     max_faces: int = 4,
     crops: Callable[[int], CropMaker] = CropMaker,
 ) -> Iterator[CropChunk]:
-    """Crops of all faces in ``frames`` (consecutive grid ticks), mouths unless ``crops`` says else.
+    """Crops of all faces in ``frames`` (ticks rise), mouths unless ``crops`` says else.
+
+    Where ticks jump, tracks end.
 
     Memory is bounded: chunks of at most some 10 s per face are yielded as they become ready.
     """

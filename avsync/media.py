@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ __all__ = [
 
 GRID_HZ = 25.0
 SAMPLE_RATE = 16_000
-#: Audio time stamps may wander this far (s) from the sample count before they count as a gap.
-#: Matroska rounds to 1 ms and some muxers to a codec frame's fraction; lips notice 20 ms.
+#: Audio time stamps may wander this far (s) from the sample count (muxers round them).
 JITTER_S = 0.012
+#: A picture holds for this long (s) at most; then there is none until the next one.
+MAX_HOLD_S = 2.0
 #: Decoding starts this much (s) before the wanted sound: Opus asks for 80 ms, MP3 borrows bits.
 PREROLL_S = 0.1
 
@@ -129,26 +131,26 @@ def probe(path: str | Path) -> MediaInfo:
         video = tuple(
             VideoInfo(
                 index=s.index,
-                codec=s.codec_context.name,
-                width=s.codec_context.width,
-                height=s.codec_context.height,
+                codec=c.name,
+                width=c.width,
+                height=c.height,
                 fps=float(s.average_rate) if s.average_rate else None,
                 start_s=seconds(s.start_time, s.time_base) or 0.0,
                 attached_picture=demux.is_attached(s),
             )
-            for s in container.streams.video
+            for s, c in demux.with_codecs(container.streams.video)
         )
         audio = tuple(
             AudioInfo(
                 index=s.index,
                 position=i,
-                codec=s.codec_context.name,
-                sample_rate=s.codec_context.sample_rate or 0,
-                channels=s.codec_context.channels or 0,
+                codec=c.name,
+                sample_rate=c.sample_rate or 0,
+                channels=c.channels or 0,
                 start_s=seconds(s.start_time, s.time_base) or 0.0,
                 language=s.language,
             )
-            for i, s in enumerate(container.streams.audio)
+            for i, (s, c) in enumerate(demux.with_codecs(container.streams.audio))
         )
         micro = 1e-6
         return MediaInfo(
@@ -219,30 +221,26 @@ def iter_grid_frames(
 ) -> Iterator[GridFrame]:
     """Sample the picture on the grid ``tick / rate`` by nearest time stamp.
 
-    Ticks are absolute (tick 0 is time 0 of the container's clock) and consecutive, from the
-    first frame to the last. A frame may serve several ticks (low or variable frame rate) or
+    Ticks are absolute (tick 0 is time 0 of the container's clock) and consecutive; only where no
+    frame comes for more than 4 s do they jump. A frame may serve several ticks (low frame rate) or
     none (high frame rate); frames that serve none are never converted.
     """
     held: tuple[float, float, Any] | None = None
     tick = 0
-    image: ImageArray | None = None
-    for item in _iter_video(path, start_s, end_s, stats or DecodeStats()):
-        if held is None:
-            tick = math.ceil((item[0] - 0.5 / rate) * rate - 1e-6)
-        else:
-            middle = (held[0] + item[0]) / 2
-            while tick / rate < middle:
+    for item in chain(_iter_video(path, start_s, end_s, stats or DecodeStats()), [None]):
+        far = False
+        if held is not None:
+            end = held[0] + max(held[1], 1 / rate) / 2 if item is None else (held[0] + item[0]) / 2
+            far = end > held[0] + MAX_HOLD_S
+            image: ImageArray | None = None
+            while tick / rate < min(end, held[0] + MAX_HOLD_S):
                 if image is None:
                     image = _to_rgb(held[2], max_side)
                 yield GridFrame(tick, tick / rate, held[0], image)
                 tick += 1
-        held, image = item, None
-    if held is not None:
-        while tick / rate < held[0] + max(held[1], 1 / rate) / 2:
-            if image is None:
-                image = _to_rgb(held[2], max_side)
-            yield GridFrame(tick, tick / rate, held[0], image)
-            tick += 1
+        if item is not None and (held is None or far):
+            tick = math.ceil((item[0] - 0.5 / rate) * rate - 1e-6)
+        held = item
 
 
 class _Timeline:
@@ -323,11 +321,18 @@ def iter_audio(
         layout: tuple[int, str, str] | None = None
         run_start = 0.0
         counted = 0
+        filled = 0.0
         for frame in demux.decode(container, stream, stats):
+            if not demux.usable_rate(frame, stats):
+                continue
             expected = run_start + counted / frame.sample_rate
             pts = seconds(frame.pts, frame.time_base)
-            if pts is None or (mono is not None and abs(pts - expected) > demux.MAX_GAP_S):
-                pts = expected
+            jump = 0.0 if pts is None or mono is None else pts - expected
+            if abs(jump) > demux.MAX_GAP_S or filled + jump > demux.MAX_GAP_S:
+                stats.warn("some time stamps of the sound jump by hours; those were not believed")
+                pts, jump = None, 0.0
+            pts = expected if pts is None else pts
+            filled += jump if jump > JITTER_S else 0.0
             if start_s is not None and pts + frame.samples / frame.sample_rate <= start_s:
                 continue
             if end_s is not None and pts >= end_s:

@@ -347,7 +347,7 @@ def write_moved(
         if not film.streams.audio or audio_stream is not None:
             chosen = [demux.pick_audio(film, source, audio_stream)]
         else:
-            chosen = list(film.streams.audio)
+            chosen = [demux.readable(s, source) for s in film.streams.audio]
         copied = Copied(muxer, _family(film.format.name) == _family(muxer))
         for stream in chosen:
             copied.moved.append(_plan(film, stream, muxer, shift_s, stretch, reencode))
