@@ -33,6 +33,8 @@ WINDOW = 2.0
 #: Pictures whose stamp is further than this (s) from the tick are no evidence.
 STALE_S = 0.06
 MIN_SCORE = 0.5
+#: A box this many times as wide as another shows something else (walls are taken for faces).
+FAR_LARGER = 3.0
 CUT_LEVEL = 28.0
 
 Box = npt.NDArray[np.float64]
@@ -125,6 +127,9 @@ def _distinct(boxes: list[Box]) -> list[Box]:
 
 
 def _inside(box: Box, other: Box) -> bool:
+    """Whether a box lies in another of its kind; what is far larger is no view of the same face."""
+    if other[2] - other[0] > FAR_LARGER * (box[2] - box[0]):
+        return False
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return bool(other[0] <= x <= other[2] and other[1] <= y <= other[3])
 
