@@ -28,11 +28,26 @@ def crop_centre(crops: Tensor) -> Tensor:
     return crops[..., top : top + MODEL_SIZE[0], left : left + MODEL_SIZE[1]]
 
 
+def _face_warp(b: int) -> Tensor:
+    """(B, 64, 96, 2) smooth displacements: another face's proportions, the same all along."""
+    coarse = torch.randn(b, 2, 4, 5) * 0.035 * _chosen(b, 0.7)[:, None, None, None]
+    field = F.interpolate(coarse, MODEL_SIZE, mode="bicubic", align_corners=True)
+    return field.permute(0, 2, 3, 1)
+
+
+def _other_skin(x: Tensor, strength: float) -> Tensor:
+    """Put the motion of some clips on the mean picture of another clip: the face is new."""
+    still = x.mean(1, keepdim=True)
+    share = _uniform(len(x), 0.2, 0.9) * _chosen(len(x), 0.35) * min(1.0, strength)
+    return x + (still.roll(1, 0) - still) * share[:, None, None, None]
+
+
 def augment_video(crops: Tensor, *, strength: float = 1.0) -> Tensor:
     """(B, T, 80, 112) uint8 → (B, T, 64, 96) float 0..255.
 
-    One similarity transform, mirror, tone curve, blur, low resolution and occlusion a clip; slow
-    drift of the crop, noise and repeated frames over time.
+    One similarity transform, smooth warp of the face, mirror, tone curve, low resolution and
+    occlusion a clip, for some the skin of another clip of the batch; noise and repeated frames
+    over time.
     """
     b, t, height, width = crops.shape
     x = crops.float()
@@ -57,7 +72,9 @@ def augment_video(crops: Tensor, *, strength: float = 1.0) -> Tensor:
         1,
     )
     grid = F.affine_grid(theta, [b, 1, *MODEL_SIZE], align_corners=False)
+    grid = grid + _face_warp(b) * strength
     x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    x = _other_skin(x, strength)
     low = _chosen(b, 0.25)
     if low.any():
         factor = float(_uniform(1, 1.5, 3.5))
@@ -80,10 +97,24 @@ def augment_video(crops: Tensor, *, strength: float = 1.0) -> Tensor:
     return x.clamp(0, 255)
 
 
+def _other_throat(mel: Tensor, strength: float) -> Tensor:
+    """Stretch the mel axis of (B, C, 80): a longer or shorter vocal tract."""
+    b, _, bands = mel.shape
+    warp = torch.exp(_uniform(b, -0.13, 0.13) * _chosen(b, 0.6) * strength)
+    place = (torch.arange(bands)[None] * warp[:, None]).clamp(0, bands - 1.001)
+    low = place.floor().long()
+    part = (place - low)[:, None, :]
+    at = low[:, None, :].expand_as(mel)
+    return mel.gather(2, at) * (1 - part) + mel.gather(2, at + 1) * part
+
+
 def augment_mel(mel: Tensor, *, strength: float = 1.0) -> Tensor:
-    """(B, C, 80) natural-log mel → same shape: gain, equaliser, noise, babble, room, telephone."""
+    """(B, C, 80) natural-log mel → same shape: vocal tract, gain, equaliser, noise, babble, room,
+    telephone.
+    """
     b, columns, bands = mel.shape
-    x = mel + (_uniform(b, -2.0, 1.0) * strength)[:, None, None]
+    x = _other_throat(mel, strength)
+    x = x + (_uniform(b, -2.0, 1.0) * strength)[:, None, None]
     knots = torch.randn(b, 1, 6) * 0.6 * strength
     x = x + F.interpolate(knots, bands, mode="linear", align_corners=True)
     power = x.exp()

@@ -57,6 +57,9 @@ def train(
     cache: Cache,
     out: Annotated[Path, typer.Option(help="Run folder; resumed when it holds a state.")],
     steps: Annotated[int, typer.Option()] = 4000,
+    minutes: Annotated[
+        float | None, typer.Option(help="End after this time; the rate follows the clock.")
+    ] = None,
     batch: Annotated[int, typer.Option()] = 16,
     start: Annotated[Path | None, typer.Option(help="Take these weights to begin with.")] = None,
     trusted_only: Annotated[
@@ -103,9 +106,11 @@ def train(
         if rows[clip.clip].get("kind") == "generated":
             weight[clip.clip] = GENERATED_WEIGHT * weight.get(clip.clip, 1.0)
     widths = EncoderConfig() if start is None else load_weights(start).config
+    widths = widths.model_copy(update={"gated": True})
     config = TrainConfig(
         encoder=widths,
         steps=steps,
+        minutes=minutes,
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
@@ -115,7 +120,8 @@ def train(
     if (out / "state.pt").exists():
         trainer.load(out / "state.pt")
     elif start is not None:
-        trainer.model.load_state_dict(load_weights(start).state_dict())
+        # Gates that the start does not have begin at one.
+        trainer.model.load_state_dict(load_weights(start).state_dict(), strict=False)
         trainer.average.load_state_dict(trainer.model.state_dict())
     sampler = Sampler(clips, late, weight, tokens=config.tokens, seed=seed + trainer.done)
     minutes = sum(len(c.crops) for c in sampler.clips) / 1500

@@ -19,6 +19,8 @@ __all__ = ["FRAME_STACK", "AudioEncoder", "EncoderConfig", "SyncEncoder", "Video
 #: Frames a video token sees; the token belongs to the middle one.
 FRAME_STACK = 5
 CONTEXT_DILATIONS = (1, 2, 4)
+#: The style is mixed after the stem and after this block of the body.
+STYLED_BLOCK = 1
 
 
 class EncoderConfig(BaseModel):
@@ -32,6 +34,8 @@ class EncoderConfig(BaseModel):
     local_dim: int = 128
     context_dim: int = 128
     dropout: float = 0.1
+    #: Tokens are unit vectors times a gate of 0 to 2.
+    gated: bool = False
 
 
 def _conv(cin: int, cout: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Sequential:
@@ -55,6 +59,34 @@ class _Residual(nn.Module):
         return F.relu(x + self.norm(self.second(self.first(x))))
 
 
+class _MixStyle(nn.Module):
+    """In training, give some clips the channel statistics of another: new cameras and faces.
+
+    Zhou et al., "Domain Generalization with MixStyle", ICLR 2021; here per frame, at clip level.
+    """
+
+    def __init__(self, share: float = 0.5, alpha: float = 0.2) -> None:
+        super().__init__()
+        self.share, self.alpha = share, alpha
+
+    def forward(self, x: Tensor, clips: int) -> Tensor:
+        if not self.training:
+            return x
+        mean = x.mean((2, 3), keepdim=True).float()
+        spread = (x.float().var((2, 3), keepdim=True) + 1e-5).sqrt()
+        order = torch.randperm(clips, device=x.device)
+        weight = torch.distributions.Beta(self.alpha, self.alpha).sample((clips,)).to(x.device)
+        weight = torch.where(torch.rand(clips, device=x.device) < self.share, weight, 1.0)
+        keep = weight.repeat_interleave(len(x) // clips)[:, None, None, None]
+
+        def mixed(value: Tensor) -> Tensor:
+            other = value.unflatten(0, (clips, -1))[order].flatten(0, 1)
+            return keep * value + (1 - keep) * other.detach()
+
+        gain = mixed(spread) / spread
+        return x * gain.to(x.dtype) + (mixed(mean) - mean * gain).to(x.dtype)
+
+
 class VideoEncoder(nn.Module):
     """(B, T + 4, 64, 96) grey 0..255 → (B, T, dim): token t sees frames t … t + 4."""
 
@@ -70,6 +102,7 @@ class VideoEncoder(nn.Module):
             _conv(c[2], c[3], (3, 3), (2, 2)),
             _Residual(c[3]),
         )
+        self.style = _MixStyle()
         self.squeeze = nn.Conv2d(c[3], 64, 1)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(64 * 4 * 6, config.dim)
@@ -83,7 +116,10 @@ class VideoEncoder(nn.Module):
         stacked = torch.stack([x[:, i : i + tokens] for i in range(FRAME_STACK)], 2)
         b = stacked.shape[0]
         flat = stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        y: Tensor = self.squeeze(self.body(self.stem(flat)))
+        y: Tensor = self.style(self.stem(flat), b)
+        for i, block in enumerate(self.body):
+            y = self.style(block(y), b) if i == STYLED_BLOCK else block(y)
+        y = self.squeeze(y)
         y = self.head(self.dropout(F.relu(y).flatten(1)))
         return y.view(b, tokens, -1)
 
@@ -133,6 +169,19 @@ class _Context(nn.Module):
         return x
 
 
+class _Gate(nn.Module):
+    """How much a token has to say, 0 to 2: a closed, still mouth counts for little."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(self.linear(tokens))
+
+
 class _Tower(nn.Module):
     def __init__(self, config: EncoderConfig, encoder: nn.Module) -> None:
         super().__init__()
@@ -140,16 +189,22 @@ class _Tower(nn.Module):
         self.local = nn.Linear(config.dim, config.local_dim)
         self.context = _Context(config.dim, config.dropout)
         self.wide = nn.Linear(config.dim, config.context_dim)
+        self.local_gate = _Gate(config.dim) if config.gated else None
+        self.wide_gate = _Gate(config.dim) if config.gated else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.encoder(x)
+        around = self.context(tokens)
         local = F.normalize(self.local(tokens), dim=-1)
-        wide = F.normalize(self.wide(self.context(tokens)), dim=-1)
+        wide = F.normalize(self.wide(around), dim=-1)
+        if self.local_gate is not None and self.wide_gate is not None:
+            local, wide = local * self.local_gate(tokens), wide * self.wide_gate(around)
         return local, wide
 
 
 class SyncEncoder(nn.Module):
-    """Both towers. ``video`` and ``audio`` each return (local, context) unit tokens."""
+    """Both towers. ``video`` and ``audio`` each return (local, context) tokens: unit vectors,
+    times their gate where the configuration is gated."""
 
     def __init__(self, config: EncoderConfig | None = None) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ HALF = SHIFTS // 2
 #: Audio tokens beside the grid on each side, so that none of those used saw the slice's edge.
 MARGIN = 9
 SILENCE = math.log(1e-5)
+#: Share of windows played faster or slower, picture and sound alike, and by how much at most (log).
+STRETCHED = 0.5
+STRETCH = 0.16
+
+FloatArray = npt.NDArray[Any]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class TrainConfig(BaseModel):
@@ -35,6 +42,8 @@ class TrainConfig(BaseModel):
 
     encoder: EncoderConfig = EncoderConfig()
     steps: int = 4000
+    #: A run ends after this many minutes however many steps were done; the rate follows the clock.
+    minutes: float | None = None
     batch: int = 16
     tokens: int = 40
     learning_rate: float = 1e-3
@@ -82,7 +91,12 @@ class Sampler:
         crops, mels, known, shifts = [], [], [], []
         for i in self.rng.choice(len(self.clips), batch, replace=False, p=self.weight):
             clip = self.clips[i]
-            room = len(clip.crops) - need
+            stretch = self.rng.uniform(-STRETCH, STRETCH) * (self.rng.random() < STRETCHED)
+            pace = float(np.exp(stretch))
+            span = int(np.ceil((need - 1) * pace)) + 1
+            if span > len(clip.crops):
+                pace, span = 1.0, need
+            room = len(clip.crops) - span
             reach = HALF + 6
             if room > 2 * reach:
                 start = int(self.rng.integers(reach, room - reach + 1))
@@ -90,16 +104,15 @@ class Sampler:
                 start = int(self.rng.integers(0, room + 1))
             jitter = float(self.rng.uniform(-5.5, 5.5)) * COLUMNS_A_TICK
             late = self.late.get(clip.clip, 0.0)
-            exact = clip.lead + (start + 2 - HALF - MARGIN) * COLUMNS_A_TICK + late - jitter
+            # Column 0 of the slice belongs HALF + MARGIN ticks before the first token (tick 2).
+            exact = (2 - HALF - MARGIN) * COLUMNS_A_TICK - jitter
             column = round(exact)
             shifts.append(HALF + (jitter + exact - column) / COLUMNS_A_TICK)
-            wanted = np.arange(column, column + columns)
-            there = (wanted >= 0) & (wanted < len(clip.mel))
-            mel = np.full((columns, clip.mel.shape[1]), SILENCE, np.float32)
-            mel[there] = clip.mel[wanted[there]]
+            place = (np.arange(column, column + columns)) * pace
+            mel, there = _columns(clip.mel, place + clip.lead + start * COLUMNS_A_TICK + late)
             mels.append(mel)
             known.append(there[MARGIN * 4 : -MARGIN * 4 : 4])
-            crops.append(clip.crops[start : start + need])
+            crops.append(clip.crops[start + np.round(np.arange(need) * pace).astype(int)])
         return (
             torch.from_numpy(np.stack(crops)),
             torch.from_numpy(np.stack(mels)),
@@ -116,6 +129,18 @@ def pair_grids(model: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, 
         shift_grid(v_local.float(), a_local[:, cut].float()),
         shift_grid(v_wide.float(), a_wide[:, cut].float()),
     )
+
+
+def _columns(mel: FloatArray, place: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """Mel columns at fractional places, silence beyond the ends; and which were there."""
+    there = (place >= 0) & (place <= len(mel) - 1)
+    low = np.floor(place).astype(int)
+    part = (place - low)[:, None].astype(np.float32)
+    last = len(mel) - 1
+    before, after = mel[low.clip(0, last)], mel[(low + 1).clip(0, last)]
+    out = before.astype(np.float32) * (1 - part) + after.astype(np.float32) * part
+    out[~there] = SILENCE
+    return out, there
 
 
 class Trainer:
@@ -136,14 +161,24 @@ class Trainer:
             everything, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
         )
         self.done = 0
+        self.began = time.monotonic()
 
     def rate(self) -> float:
         """The learning rate of the next step."""
         c = self.config
         if self.done < c.warmup:
             return c.learning_rate * (self.done + 1) / c.warmup
-        part = min(1.0, (self.done - c.warmup) / max(1, c.steps - c.warmup))
+        part = (self.done - c.warmup) / max(1, c.steps - c.warmup)
+        if c.minutes is not None:
+            part = max(part, (time.monotonic() - self.began) / (60 * c.minutes))
+        part = min(1.0, part)
         return c.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+
+    def finished(self) -> bool:
+        """Whether the steps are done or the time is over."""
+        limit = self.config.minutes
+        over = limit is not None and time.monotonic() - self.began > 60 * limit
+        return over or self.done >= self.config.steps
 
     def step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
         """One optimiser step. Returns the parts of the loss and the local hit rate."""
@@ -228,16 +263,19 @@ class Trainer:
         """Train to ``config.steps``; ``validate(average)`` → dict goes to the log at each save."""
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(self.config.model_dump_json(indent=1))
-        began, sums = time.monotonic(), dict[str, float]()
+        self.began, sums = time.monotonic(), dict[str, float]()
         with (out / "log.jsonl").open("a") as log:
-            while self.done < self.config.steps:
+            while not self.finished():
                 for name, value in self.step(sampler.draw(self.config.batch)).items():
                     sums[name] = sums.get(name, 0.0) + value / self.config.log_every
-                row: dict[str, Any] = {"step": self.done, "s": round(time.monotonic() - began, 1)}
+                row: dict[str, Any] = {
+                    "step": self.done,
+                    "s": round(time.monotonic() - self.began, 1),
+                }
                 if self.done % self.config.log_every == 0:
                     row |= {k: round(v, 4) for k, v in sums.items()} | {"lr": self.rate()}
                     sums = {}
-                if self.done % self.config.save_every == 0 or self.done == self.config.steps:
+                if self.done % self.config.save_every == 0 or self.finished():
                     self.save(out / "state.pt")
                     if validate is not None:
                         row |= validate(self.average)
