@@ -11,7 +11,7 @@ import torch
 from avsync.protocol import HALF, clip_accuracy
 from avsync.training.augment import crop_centre
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
-from avsync.training.encoder import SyncEncoder
+from avsync.training.encoder import SyncEncoder, has_bf16
 
 __all__ = ["clip_late_columns", "clip_tokens", "score_rows", "validate"]
 
@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @torch.no_grad()
 def clip_tokens(
-    model: SyncEncoder, clip: ClipFeatures, *, bf16: bool = True, phase: int = 0
+    model: SyncEncoder, clip: ClipFeatures, *, bf16: bool | None = None, phase: int = 0
 ) -> tuple[FloatArray, FloatArray, int]:
     """Tokens of a whole clip: video (T - 4, d), audio (N, d), and ``lag``.
 
@@ -32,7 +32,7 @@ def clip_tokens(
     begin = (clip.lead + 2 * COLUMNS_A_TICK + phase) % COLUMNS_A_TICK
     mel = torch.from_numpy(clip.mel[begin:].astype(np.float32))[None]
     mel = mel[:, : mel.shape[1] // COLUMNS_A_TICK * COLUMNS_A_TICK]
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu") if bf16 is None else bf16):
         video = torch.cat(model.video(crops), -1)[0]
         audio = torch.cat(model.audio(mel), -1)[0]
     lag = (clip.lead + 2 * COLUMNS_A_TICK + phase - begin) // COLUMNS_A_TICK
