@@ -42,12 +42,12 @@ def _other_skin(x: Tensor, strength: float) -> Tensor:
     return x + (still.roll(1, 0) - still) * share[:, None, None, None]
 
 
-def augment_video(crops: Tensor, *, strength: float = 1.0) -> Tensor:
+def augment_video(crops: Tensor, *, strength: float = 1.0, widen: bool = False) -> Tensor:
     """(B, T, 80, 112) uint8 → (B, T, 64, 96) float 0..255.
 
-    One similarity transform, smooth warp of the face, mirror, tone curve, low resolution and
-    occlusion a clip, for some the skin of another clip of the batch; noise and repeated frames
-    over time.
+    One similarity transform, mirror, tone curve, low resolution and occlusion a clip; noise and
+    repeated frames over time. ``widen``: faces of other proportions (a smooth warp) and the
+    motion of one clip on the mean picture of another.
     """
     b, t, height, width = crops.shape
     x = crops.float()
@@ -72,9 +72,11 @@ def augment_video(crops: Tensor, *, strength: float = 1.0) -> Tensor:
         1,
     )
     grid = F.affine_grid(theta, [b, 1, *MODEL_SIZE], align_corners=False)
-    grid = grid + _face_warp(b) * strength
+    if widen:
+        grid = grid + _face_warp(b) * strength
     x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    x = _other_skin(x, strength)
+    if widen:
+        x = _other_skin(x, strength)
     low = _chosen(b, 0.25)
     if low.any():
         factor = float(_uniform(1, 1.5, 3.5))
@@ -108,12 +110,13 @@ def _other_throat(mel: Tensor, strength: float) -> Tensor:
     return mel.gather(2, at) * (1 - part) + mel.gather(2, at + 1) * part
 
 
-def augment_mel(mel: Tensor, *, strength: float = 1.0) -> Tensor:
-    """(B, C, 80) natural-log mel → same shape: vocal tract, gain, equaliser, noise, babble, room,
-    telephone.
+def augment_mel(mel: Tensor, *, strength: float = 1.0, widen: bool = False) -> Tensor:
+    """(B, C, 80) natural-log mel → same shape: gain, equaliser, noise, babble, room, telephone.
+
+    ``widen``: longer and shorter vocal tracts.
     """
     b, columns, bands = mel.shape
-    x = _other_throat(mel, strength)
+    x = _other_throat(mel, strength) if widen else mel
     x = x + (_uniform(b, -2.0, 1.0) * strength)[:, None, None]
     knots = torch.randn(b, 1, 6) * 0.6 * strength
     x = x + F.interpolate(knots, bands, mode="linear", align_corners=True)

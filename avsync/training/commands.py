@@ -72,6 +72,9 @@ def train(
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
     seed: Annotated[int, typer.Option()] = 0,
     threads: Annotated[int, typer.Option()] = 2,
+    widen: Annotated[
+        bool, typer.Option(help="Also other face proportions, voices and paces (unmeasured).")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Train the encoder pair; validates on the dev split's trusted clips at every save."""
@@ -106,7 +109,6 @@ def train(
         if rows[clip.clip].get("kind") == "generated":
             weight[clip.clip] = GENERATED_WEIGHT * weight.get(clip.clip, 1.0)
     widths = EncoderConfig() if start is None else load_weights(start).config
-    widths = widths.model_copy(update={"gated": True})
     config = TrainConfig(
         encoder=widths,
         steps=steps,
@@ -115,17 +117,19 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
         threads=threads,
+        widen=widen,
     )
     trainer = Trainer(config, device=device)
     if (out / "state.pt").exists():
         trainer.load(out / "state.pt")
     elif start is not None:
-        # Gates that the start does not have begin at one.
-        trainer.model.load_state_dict(load_weights(start).state_dict(), strict=False)
+        trainer.model.load_state_dict(load_weights(start).state_dict())
         trainer.average.load_state_dict(trainer.model.state_dict())
-    sampler = Sampler(clips, late, weight, tokens=config.tokens, seed=seed + trainer.done)
-    minutes = sum(len(c.crops) for c in sampler.clips) / 1500
-    typer.echo(f"training on {len(sampler.clips)} clips, {minutes:.0f} min; dev {len(dev)} clips")
+    sampler = Sampler(
+        clips, late, weight, tokens=config.tokens, seed=seed + trainer.done, paces=widen
+    )
+    length = sum(len(c.crops) for c in sampler.clips) / 1500
+    typer.echo(f"training on {len(sampler.clips)} clips, {length:.0f} min; dev {len(dev)} clips")
     local = config.encoder.local_dim
     trainer.run(sampler, out, validate=lambda model: validate(model, dev, local=local))
 

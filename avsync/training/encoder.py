@@ -3,7 +3,8 @@
 A video token sees exactly five frames (0.2 s) and an audio token 17 mel columns (0.19 s), so
 that the published 5-frame protocol can be run on them honestly; a small dilated temporal stack
 on top (0.6 s each way) yields context tokens. Both are unit vectors; a token is their
-concatenation, each half scaled so that a dot product is the weighted sum of both cosines.
+concatenation, each half scaled so that a dot product is the weighted sum of both cosines
+(:data:`LOCAL_SHARE`).
 Dense 3x3 convolutions, early stride, a temporal stack of frames through a 2-D stem.
 """
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "FRAME_STACK",
+    "LOCAL_SHARE",
     "AudioEncoder",
     "EncoderConfig",
     "SyncEncoder",
@@ -26,8 +28,9 @@ __all__ = [
 #: Frames a video token sees; the token belongs to the middle one.
 FRAME_STACK = 5
 CONTEXT_DILATIONS = (1, 2, 4)
-#: The style is mixed after the stem and after this block of the body.
-STYLED_BLOCK = 1
+#: Weight of the local cosine in a score. On 46 unseen clips 0.2 to 0.3 place 93.5 % of the 0.6-s
+#: windows within a frame, 0.5 places 92.6 %, 0 (context alone) 93.1 %.
+LOCAL_SHARE = 0.25
 
 
 def has_bf16(device: str) -> bool:
@@ -48,8 +51,6 @@ class EncoderConfig(BaseModel):
     local_dim: int = 128
     context_dim: int = 128
     dropout: float = 0.1
-    #: Tokens are unit vectors times a gate of 0 to 2.
-    gated: bool = False
 
 
 def _conv(cin: int, cout: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Sequential:
@@ -73,34 +74,6 @@ class _Residual(nn.Module):
         return F.relu(x + self.norm(self.second(self.first(x))))
 
 
-class _MixStyle(nn.Module):
-    """In training, give some clips the channel statistics of another: new cameras and faces.
-
-    Zhou et al., "Domain Generalization with MixStyle", ICLR 2021; here per frame, at clip level.
-    """
-
-    def __init__(self, share: float = 0.5, alpha: float = 0.2) -> None:
-        super().__init__()
-        self.share, self.alpha = share, alpha
-
-    def forward(self, x: Tensor, clips: int) -> Tensor:
-        if not self.training:
-            return x
-        mean = x.mean((2, 3), keepdim=True).float()
-        spread = (x.float().var((2, 3), keepdim=True) + 1e-5).sqrt()
-        order = torch.randperm(clips, device=x.device)
-        weight = torch.distributions.Beta(self.alpha, self.alpha).sample((clips,)).to(x.device)
-        weight = torch.where(torch.rand(clips, device=x.device) < self.share, weight, 1.0)
-        keep = weight.repeat_interleave(len(x) // clips)[:, None, None, None]
-
-        def mixed(value: Tensor) -> Tensor:
-            other = value.unflatten(0, (clips, -1))[order].flatten(0, 1)
-            return keep * value + (1 - keep) * other.detach()
-
-        gain = mixed(spread) / spread
-        return x * gain.to(x.dtype) + (mixed(mean) - mean * gain).to(x.dtype)
-
-
 class VideoEncoder(nn.Module):
     """(B, T + 4, 64, 96) grey 0..255 → (B, T, dim): token t sees frames t … t + 4."""
 
@@ -116,7 +89,6 @@ class VideoEncoder(nn.Module):
             _conv(c[2], c[3], (3, 3), (2, 2)),
             _Residual(c[3]),
         )
-        self.style = _MixStyle()
         self.squeeze = nn.Conv2d(c[3], 64, 1)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(64 * 4 * 6, config.dim)
@@ -130,10 +102,7 @@ class VideoEncoder(nn.Module):
         stacked = torch.stack([x[:, i : i + tokens] for i in range(FRAME_STACK)], 2)
         b = stacked.shape[0]
         flat = stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        y: Tensor = self.style(self.stem(flat), b)
-        for i, block in enumerate(self.body):
-            y = self.style(block(y), b) if i == STYLED_BLOCK else block(y)
-        y = self.squeeze(y)
+        y: Tensor = self.squeeze(self.body(self.stem(flat)))
         y = self.head(self.dropout(F.relu(y).flatten(1)))
         return y.view(b, tokens, -1)
 
@@ -183,19 +152,6 @@ class _Context(nn.Module):
         return x
 
 
-class _Gate(nn.Module):
-    """How much a token has to say, 0 to 2: a closed, still mouth counts for little."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return 2 * torch.sigmoid(self.linear(tokens))
-
-
 class _Tower(nn.Module):
     def __init__(self, config: EncoderConfig, encoder: nn.Module) -> None:
         super().__init__()
@@ -203,22 +159,16 @@ class _Tower(nn.Module):
         self.local = nn.Linear(config.dim, config.local_dim)
         self.context = _Context(config.dim, config.dropout)
         self.wide = nn.Linear(config.dim, config.context_dim)
-        self.local_gate = _Gate(config.dim) if config.gated else None
-        self.wide_gate = _Gate(config.dim) if config.gated else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.encoder(x)
-        around = self.context(tokens)
         local = F.normalize(self.local(tokens), dim=-1)
-        wide = F.normalize(self.wide(around), dim=-1)
-        if self.local_gate is not None and self.wide_gate is not None:
-            local, wide = local * self.local_gate(tokens), wide * self.wide_gate(around)
+        wide = F.normalize(self.wide(self.context(tokens)), dim=-1)
         return local, wide
 
 
 class SyncEncoder(nn.Module):
-    """Both towers. ``video`` and ``audio`` each return (local, context) tokens: unit vectors,
-    times their gate where the configuration is gated."""
+    """Both towers. ``video`` and ``audio`` each return (local, context) unit tokens."""
 
     def __init__(self, config: EncoderConfig | None = None) -> None:
         super().__init__()

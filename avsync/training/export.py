@@ -6,8 +6,8 @@ Two graphs with a dynamic time axis, opset 17:
 - ``audio.onnx``: ``mel`` (4 n, 80) float32 natural-log mel → ``tokens`` (n, d).
 
 BatchNorm is folded into the convolutions (ONNX Runtime and the exporter do it in eval mode). A
-token is the local and the context unit vector side by side, each times sqrt(1/2), so that a dot
-product of two tokens is the mean of both cosines.
+token is the local and the context unit vector side by side, each times the root of its share, so
+that a dot product of two tokens is the weighted mean of both cosines.
 """
 
 from __future__ import annotations
@@ -26,12 +26,22 @@ from torch import Tensor, nn
 
 from avsync.errors import AVSyncError
 from avsync.runtime import DESCRIPTION, Calibration, GraphFile, ModelCard
-from avsync.training.encoder import CONTEXT_DILATIONS, FRAME_STACK, EncoderConfig, SyncEncoder
+from avsync.training.encoder import (
+    CONTEXT_DILATIONS,
+    FRAME_STACK,
+    LOCAL_SHARE,
+    EncoderConfig,
+    SyncEncoder,
+)
 
 __all__ = ["export_model", "load_weights", "save_weights"]
 
 OPSET = 17
 PARITY = 1e-4
+
+
+def _token(local: Tensor, wide: Tensor) -> Tensor:
+    return torch.cat([local * LOCAL_SHARE**0.5, wide * (1 - LOCAL_SHARE) ** 0.5], -1)[0]
 
 
 class _VideoGraph(nn.Module):
@@ -41,7 +51,7 @@ class _VideoGraph(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         local, wide = self.tower(crops.unsqueeze(0))
-        return torch.cat([local, wide], -1)[0] * 0.5**0.5
+        return _token(local, wide)
 
 
 class _AudioGraph(nn.Module):
@@ -51,7 +61,7 @@ class _AudioGraph(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         local, wide = self.tower(mel.unsqueeze(0))
-        return torch.cat([local, wide], -1)[0] * 0.5**0.5
+        return _token(local, wide)
 
 
 def save_weights(model: SyncEncoder, file: Path) -> None:

@@ -88,7 +88,7 @@ def test_video_tokens_equal_torch(encoder: SyncEncoder, model: SyncModel, frames
     crops = random_crops(frames)[:, :64, :96]
     with torch.no_grad():
         local, wide = encoder.video(torch.from_numpy(crops.astype(np.float32))[None])
-    want = torch.cat([local, wide], -1)[0].numpy() * np.sqrt(0.5)
+    want = torch.cat([local * 0.5, wide * 0.75**0.5], -1)[0].numpy()
     got = model.encode_video(crops)
     assert got.shape == (frames - 4, 16)
     np.testing.assert_allclose(got, want, atol=1e-4)
@@ -99,17 +99,17 @@ def test_audio_tokens_equal_torch(encoder: SyncEncoder, model: SyncModel, column
     mel = random_mel(columns)
     with torch.no_grad():
         local, wide = encoder.audio(torch.from_numpy(mel)[None])
-    want = torch.cat([local, wide], -1)[0].numpy() * np.sqrt(0.5)
+    want = torch.cat([local * 0.5, wide * 0.75**0.5], -1)[0].numpy()
     np.testing.assert_allclose(model.encode_audio(mel), want, atol=1e-4)
 
 
-def test_a_dot_product_is_the_mean_of_both_cosines(encoder: SyncEncoder, model: SyncModel) -> None:
+def test_a_dot_product_weighs_both_cosines(encoder: SyncEncoder, model: SyncModel) -> None:
     crops, mel = random_crops(30)[:, :64, :96], random_mel(104)
     with torch.no_grad():
         v_local, v_wide, a_local, a_wide = encoder(
             torch.from_numpy(crops.astype(np.float32))[None], torch.from_numpy(mel)[None]
         )
-    want = ((v_local * a_local).sum(-1) + (v_wide * a_wide).sum(-1))[0].numpy() / 2
+    want = (0.25 * (v_local * a_local).sum(-1) + 0.75 * (v_wide * a_wide).sum(-1))[0].numpy()
     got = (model.encode_video(crops) * model.encode_audio(mel)).sum(1)
     np.testing.assert_allclose(got, want, atol=1e-4)
 

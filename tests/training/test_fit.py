@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from avsync.training.augment import augment_mel, augment_video  # noqa: E402
+from avsync.training.data import ClipFeatures  # noqa: E402
+from avsync.training.encoder import EncoderConfig  # noqa: E402
+from avsync.training.fit import HALF, MARGIN, Sampler, TrainConfig, Trainer  # noqa: E402
+
+LEAD, LATE = 7, 3.0
+
+
+def clock_clip(name: str, frames: int = 250) -> ClipFeatures:
+    """Frame t shows t; mel column c says to which frame's time it belongs, 30 ms late."""
+    crops = np.zeros((frames, 80, 112), np.uint8)
+    crops[:] = np.arange(frames, dtype=np.uint8)[:, None, None]
+    columns = 4 * frames + 40
+    belongs = (np.arange(columns) - LEAD - LATE) / 4
+    mel = np.repeat(belongs[:, None], 80, 1).astype(np.float16)
+    return ClipFeatures(
+        name, 0, crops, np.ones(frames, bool), np.zeros(frames, np.float32), mel, LEAD, 50.0
+    )
+
+
+@pytest.mark.parametrize("paces", [False, True])
+def test_a_window_is_true_to_its_shift(paces: bool) -> None:
+    clips = [clock_clip(str(i)) for i in range(4)]
+    late = {c.clip: LATE for c in clips}
+    sampler = Sampler(clips, late, tokens=40, seed=3, paces=paces)
+    spans = set()
+    for _ in range(6):
+        crops, mel, known, shift = sampler.draw(4)
+        assert crops.shape == (4, 44, 80, 112)
+        for b in range(4):
+            seen = crops[b, 2:-2, 0, 0].numpy().astype(float)  # the middle of each stack
+            said = mel[b, MARGIN * 4 :: 4, 0].numpy()
+            place = np.arange(40) + float(shift[b])
+            ok = known[b].numpy()[np.ceil(place).astype(int)]
+            heard = np.interp(place, np.arange(len(said)), said)
+            # half a frame of rounding where the pace is not 1, float16 in the mel
+            assert np.abs(heard - seen)[ok].max() < (0.62 if paces else 0.1)
+            spans.add(int(crops[b, -1, 0, 0]) - int(crops[b, 0, 0, 0]))
+    assert (spans == {43}) is not paces
+    assert HALF == 15
+
+
+def test_widened_pictures_and_sounds_stay_in_range() -> None:
+    torch.manual_seed(0)
+    crops = (torch.rand(4, 9, 80, 112) * 255).byte()
+    seen = augment_video(crops, widen=True)
+    assert seen.shape == (4, 9, 64, 96)
+    assert float(seen.min()) >= 0
+    assert float(seen.max()) <= 255
+    heard = augment_mel(torch.randn(4, 60, 80) - 5, widen=True)
+    assert heard.shape == (4, 60, 80)
+    assert bool(torch.isfinite(heard).all())
+
+
+def test_the_rate_follows_the_clock() -> None:
+    small = EncoderConfig(video_channels=(4, 4, 4, 4), audio_channels=(4, 4, 4), dim=8)
+    trainer = Trainer(TrainConfig(encoder=small, minutes=1.0, warmup=0, threads=1))
+    early = trainer.rate()
+    trainer.began -= 61
+    assert trainer.finished()
+    assert trainer.rate() == pytest.approx(0.02 * early, rel=0.02)
