@@ -1,33 +1,78 @@
 """Calibration: what a score curve is worth, fitted on clips whose offset is known.
 
-From every clip, runs of neighbouring windows of many lengths are judged, with the sound moved
-by a known number of steps; a share of them gets another clip's sound, where every claim is
-wrong. The posterior's scale maximises the likelihood of the true shift of single windows; the
-probability is a logistic regression on the posterior's log odds, the gap in nats to the best
-shift elsewhere (over the square root of the number of windows), the share of agreeing windows and
-the margin of the mean score.
+From every clip, runs of neighbouring windows of many lengths, up to all there are, are judged with
+the sound moved by a known number of steps; a share of them gets another clip's sound, where every
+claim is wrong. The posterior's scale maximises the likelihood of the true shift of single windows;
+the probability is a logistic regression on the posterior's log odds, the gap in nats to the best
+shift elsewhere (over the square root of the number of windows), the share of agreeing windows, the
+margin of the mean score, and how far the best shift stands above chance (clarity), which unlike
+the others does not grow with the number of windows when the sound is a stranger's.
+
+What it claims is checked by cross-fitting: every run is judged by scale and weights that were
+fitted on other clips (or groups of clips) only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from avsync.offsets import AudioTokens, Estimate, TrackTokens, estimate, gather
+from avsync.offsets import AudioTokens, Estimate, Evidence, TrackTokens, estimate, gather
 from avsync.result import MIN_WINDOWS
 from avsync.runtime import Calibration
 
-__all__ = ["FEATURES", "NO_WEIGHTS", "expected_calibration_error", "fit_calibration", "logistic"]
+__all__ = [
+    "FEATURES",
+    "NO_WEIGHTS",
+    "Reliability",
+    "expected_calibration_error",
+    "fit_calibration",
+    "logistic",
+]
 
-FEATURES = ("posterior_log_odds", "gap", "agreeing_share", "margin")
+FEATURES = ("posterior_log_odds", "gap", "agreeing_share", "margin", "clarity")
 #: Intercept and features before anything is fitted.
 NO_WEIGHTS = (0.0,) * (1 + len(FEATURES))
 RIGHT_MS = 40.0
+#: Shorter runs have at most this many windows; a third of all runs take the whole clip.
+LONGEST_RUN = 16
+WHOLE_SHARE = 1 / 3
+#: Strangers whose sound a clip is given.
+STRANGERS = 3
+SCALES = np.geomspace(4, 80, 25)
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 Pair = tuple[Sequence[TrackTokens], AudioTokens]
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """What was claimed and what came true, each run judged by a fit without its clip.
+
+    ``said`` (N,) probabilities; ``right`` (N,) within 40 ms; ``false`` (N,) another's sound.
+    """
+
+    said: FloatArray
+    right: BoolArray
+    false: BoolArray
+
+    def figures(self, gate: float = 0.8) -> dict[str, float]:
+        """Count, accuracy, ECE, Brier score, and shares claimed (probability >= ``gate``)."""
+        y = self.right.astype(float)
+        claimed = self.said >= gate
+        own = ~self.false
+        return {
+            "runs": float(len(y)),
+            "right": float(y.mean()),
+            "ece": expected_calibration_error(self.said, y),
+            "brier": float(np.mean((self.said - y) ** 2)),
+            "claimed_of_own": float(claimed[own].mean()) if own.any() else 0.0,
+            "claimed_of_strangers": float(claimed[self.false].mean()) if self.false.any() else 0.0,
+            "claims_right": float(self.right[claimed].mean()) if claimed.any() else 1.0,
+        }
 
 
 def logistic(x: FloatArray, y: FloatArray, *, ridge: float = 1.0) -> FloatArray:
@@ -53,85 +98,152 @@ def expected_calibration_error(p: FloatArray, y: FloatArray, bins: int = 10) -> 
     return float(sum(abs(p[i].mean() - y[i].mean()) * len(i) for i in parts) / len(p))
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Windows ``keep`` of a grid; ``truth_ms`` None when the sound is a stranger's."""
+
+    clip: int
+    evidence: Evidence
+    keep: BoolArray
+    truth_ms: float | None
+
+
 def fit_calibration(
     clips: Sequence[Pair],
     *,
     max_offset_ms: float = 600.0,
     late_ms: Sequence[float] | None = None,
+    groups: Sequence[Hashable] | None = None,
     seed: int = 0,
     runs_a_clip: int = 24,
-    mismatched: float = 0.25,
-) -> tuple[Calibration, dict[str, float]]:
+    mismatched: float = 1 / 3,
+    folds: int = 5,
+) -> tuple[Calibration, Reliability]:
     """Fit on ``clips`` (tracks, sound) whose sound is ``late_ms`` late (default 0, in sync).
 
+    Args:
+        late_ms: NaN where a clip's own offset is not known: then it gets strangers' sound only.
+        groups: what each clip shares with others (its speaker), for cross-fitting and so that no
+            clip gets its own speaker's sound as a stranger's; default each by itself.
+        mismatched: share of runs with another clip's sound.
+        folds: so many parts of the groups are left out in turn.
+
     Returns:
-        The calibration, and its figures on the same runs: count, accuracy, ECE.
+        The calibration, fitted on all runs, and how reliable it is by cross-fitting.
     """
     rng = np.random.default_rng(seed)
-    late = np.zeros(len(clips)) if late_ms is None else np.asarray(late_ms)
-    scale = _fit_scale(clips, late, max_offset_ms)
+    late = np.zeros(len(clips)) if late_ms is None else np.asarray(late_ms, float)
+    _, group = np.unique([str(g) for g in groups or range(len(clips))], return_inverse=True)
+    likelihood = _likelihood(clips, late, max_offset_ms)
+    runs: list[_Run] = []
+    for i in range(len(clips)):
+        runs += _clip_runs(clips, i, late[i], group, rng, max_offset_ms, runs_a_clip, mismatched)
+    of = np.array([group[run.clip] for run in runs])
+    order = rng.permutation(int(group.max()) + 1)
+    tables: dict[float, tuple[FloatArray, BoolArray]] = {}
+
+    def table(scale: float) -> tuple[FloatArray, BoolArray]:
+        if scale not in tables:
+            tables[scale] = _judge(runs, scale)
+        return tables[scale]
+
+    said = np.zeros(len(runs))
+    for part in np.array_split(order, min(folds, len(order))):
+        out = np.isin(of, part)
+        if not out.any() or out.all():
+            continue
+        scale = float(SCALES[likelihood[~np.isin(group, part)].sum(0).argmax()])
+        x, y = table(scale)
+        said[out] = _claim(x[out], logistic(x[~out], y[~out].astype(float)))
+    scale = float(SCALES[likelihood.sum(0).argmax()])
+    x, y = table(scale)
+    false = np.array([run.truth_ms is None for run in runs])
+    checked = Reliability(said=said, right=y, false=false)
+    figures = checked.figures()
+    method = (
+        f"logistic regression on {len(runs)} runs of 3 windows (0.6 s) to whole clips of "
+        f"{len(clips)} clips, {100 * false.mean():.0f} % of them with another clip's sound; "
+        f"ECE {figures['ece']:.3f} by cross-fitting over {min(folds, len(order))} parts"
+    )
+    weights = logistic(x, y.astype(float))
+    fitted = Calibration(
+        scale=scale,
+        features=FEATURES,
+        weights=tuple(float(w) for w in weights),
+        method=method,
+    )
+    return fitted, checked
+
+
+def _claim(x: FloatArray, weights: FloatArray) -> FloatArray:
+    return np.asarray(1 / (1 + np.exp(-np.column_stack([np.ones(len(x)), x]) @ weights)))
+
+
+def _judge(runs: Sequence[_Run], scale: float) -> tuple[FloatArray, BoolArray]:
+    """Features (N, F) of runs under a scale, and whether the offset found is right."""
     trial = Calibration(scale=scale, features=FEATURES, weights=NO_WEIGHTS, method="")
     rows, right = [], []
+    for run in runs:
+        found: Estimate = estimate(run.evidence, trial, rows=run.keep)
+        rows.append([found.features[name] for name in FEATURES])
+        true = run.truth_ms is not None and abs(found.offset_ms - run.truth_ms) <= RIGHT_MS
+        right.append(true)
+    return np.array(rows, float), np.array(right, bool)
+
+
+def _clip_runs(
+    clips: Sequence[Pair],
+    i: int,
+    late_ms: float,
+    group: npt.NDArray[np.intp],
+    rng: np.random.Generator,
+    max_offset_ms: float,
+    count: int,
+    mismatched: float,
+) -> list[_Run]:
+    tracks, audio = clips[i]
     wide_ms = 2 * max_offset_ms
-    for i, (tracks, audio) in enumerate(clips):
-        other = clips[(i + int(rng.integers(1, len(clips)))) % len(clips)][1]
-        other = replace(other, first=tracks[0].first * audio.phases)
-        own_grid = gather(tracks, audio, max_offset_ms=wide_ms)
-        false_grid = gather(tracks, other, max_offset_ms=wide_ms)
-        step = own_grid.step_ms
-        reach = round(max_offset_ms / step) + 1
-        for n in range(runs_a_clip):
-            false = n < mismatched * runs_a_clip
-            grid = false_grid if false else own_grid
-            limit = grid.reach - reach
-            moved = int(rng.integers(-limit, limit + 1))
-            low = grid.reach - reach - moved
-            scores = grid.scores[:, :, low : low + 2 * reach + 1]
-            evidence = replace(grid, scores=scores, reach=reach)
-            if len(evidence) < MIN_WINDOWS or not np.isfinite(scores).any((0, 2)).all():
-                continue
-            longest = min(len(evidence), 16)
-            length = round(float(np.exp(rng.uniform(np.log(MIN_WINDOWS), np.log(longest + 0.49)))))
-            start = int(rng.integers(0, len(evidence) - length + 1))
-            keep = np.zeros(len(evidence), bool)
-            keep[start : start + length] = True
-            found: Estimate = estimate(evidence, trial, rows=keep)
-            rows.append([found.features[name] for name in FEATURES])
-            truth = -moved * step - late[i]
-            right.append(not false and abs(found.offset_ms - truth) <= RIGHT_MS)
-    x, y = np.array(rows, float), np.array(right, float)
-    weights = logistic(x, y)
-    p = 1 / (1 + np.exp(-np.column_stack([np.ones(len(x)), x]) @ weights))
-    figures = {
-        "runs": float(len(y)),
-        "right": float(y.mean()),
-        "ece": expected_calibration_error(p, y),
-        "brier": float(np.mean((p - y) ** 2)),
-    }
-    method = (
-        f"logistic regression on {len(y)} runs of 3 to 16 windows (0.6 s) of {len(clips)} clips, "
-        f"a quarter of them with another clip's sound; ECE {figures['ece']:.3f} on the same runs"
-    )
-    return (
-        Calibration(
-            scale=scale,
-            features=FEATURES,
-            weights=tuple(float(w) for w in weights),
-            method=method,
-        ),
-        figures,
-    )
+    others = np.flatnonzero(group != group[i])
+    picked = rng.permutation(others)[:STRANGERS]
+    false_grids = []
+    for j in picked:
+        sound = replace(clips[j][1], first=tracks[0].first * audio.phases)
+        false_grids.append(gather(tracks, sound, max_offset_ms=wide_ms))
+    own_grid = gather(tracks, audio, max_offset_ms=wide_ms)
+    runs = []
+    for n in range(count):
+        false = n < round(mismatched * count)
+        if (false and not false_grids) or (not false and np.isnan(late_ms)):
+            continue
+        grid = false_grids[n % len(false_grids)] if false else own_grid
+        reach = round(max_offset_ms / grid.step_ms) + 1
+        limit = grid.reach - reach
+        moved = int(rng.integers(-limit, limit + 1))
+        low = grid.reach - reach - moved
+        scores = grid.scores[:, :, low : low + 2 * reach + 1]
+        evidence = replace(grid, scores=scores, reach=reach)
+        whole = rng.random() < WHOLE_SHARE
+        if len(evidence) < MIN_WINDOWS or not np.isfinite(scores).any((0, 2)).all():
+            continue
+        longest = min(len(evidence), LONGEST_RUN)
+        length = round(float(np.exp(rng.uniform(np.log(MIN_WINDOWS), np.log(longest + 0.49)))))
+        length = len(evidence) if whole else length
+        start = int(rng.integers(0, len(evidence) - length + 1))
+        keep = np.zeros(len(evidence), bool)
+        keep[start : start + length] = True
+        runs.append(_Run(i, evidence, keep, None if false else -moved * grid.step_ms - late_ms))
+    return runs
 
 
-def _fit_scale(clips: Sequence[Pair], late: FloatArray, max_offset_ms: float) -> float:
-    """The scale under which single windows give their true shift the greatest likelihood."""
-    gathered = [gather(tracks, audio, max_offset_ms=max_offset_ms) for tracks, audio in clips]
-    best = (-np.inf, 10.0)
-    for scale in np.geomspace(4, 80, 25):
-        total = 0.0
-        for evidence, own in zip(gathered, late, strict=True):
-            if len(evidence):
-                true = evidence.reach + round(own / evidence.step_ms)
-                total += float(evidence.log_windows(float(scale))[:, true].sum())
-        best = max(best, (total, float(scale)))
-    return best[1]
+def _likelihood(clips: Sequence[Pair], late: FloatArray, max_offset_ms: float) -> FloatArray:
+    """Log likelihood (clips, scales) of the true shift of each clip's single windows."""
+    out = np.zeros((len(clips), len(SCALES)))
+    for i, ((tracks, audio), own) in enumerate(zip(clips, late, strict=True)):
+        if np.isnan(own):
+            continue
+        evidence = gather(tracks, audio, max_offset_ms=max_offset_ms)
+        if len(evidence):
+            true = evidence.reach + round(own / evidence.step_ms)
+            for k, scale in enumerate(SCALES):
+                out[i, k] = evidence.log_windows(float(scale))[:, true].sum()
+    return out

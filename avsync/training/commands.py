@@ -19,7 +19,7 @@ import typer
 from avsync.errors import AVSyncError
 from avsync.training.data import ClipFeatures, build_cache, list_clips, load_features
 
-__all__ = ["app"]
+__all__ = ["app", "index_rows"]
 
 app = typer.Typer(help="Make a model from a folder of talking-face clips.", no_args_is_help=True)
 
@@ -30,7 +30,8 @@ UNFIT = ("filyp/mcgurk_task", "evonneng/learning2listen")
 GENERATED_WEIGHT = 0.6
 
 
-def _rows(data: Path) -> dict[str, dict[str, Any]]:
+def index_rows(data: Path) -> dict[str, dict[str, Any]]:
+    """The index rows of a folder of clips by id, without sources unfit for training."""
     rows = {r["id"]: r for r in list_clips(data)}
     return {k: r for k, r in rows.items() if r.get("source") not in UNFIT}
 
@@ -47,7 +48,7 @@ def _trusted(row: dict[str, Any]) -> bool:
 @app.command()
 def cache(data: Data, cache: Cache, jobs: Annotated[int, typer.Option()] = 2) -> None:
     """Make mouth crops and mels of every clip; resumes where it stopped."""
-    counts = build_cache(data, cache, clips=list(_rows(data).values()), jobs=jobs)
+    counts = build_cache(data, cache, clips=list(index_rows(data).values()), jobs=jobs)
     typer.echo(json.dumps(counts))
 
 
@@ -84,7 +85,7 @@ def train(
     from avsync.training.export import load_weights
     from avsync.training.fit import Sampler, TrainConfig, Trainer
 
-    rows = _rows(data)
+    rows = index_rows(data)
     dev = _load(
         cache, [k for k, r in rows.items() if r.get("split") == "dev" and r.get("trusted_sync")]
     )
@@ -142,22 +143,30 @@ def export(
     out: Annotated[Path, typer.Option(help="Model folder.")] = Path("models"),
     name: Annotated[str, typer.Option()] = "avsync-base-1",
 ) -> None:
-    """Export to ONNX, calibrate on the dev split's trusted clips, keep a small checkpoint."""
+    """Export to ONNX, calibrate on the dev split, keep a small checkpoint.
+
+    Trusted clips calibrate with their own sound and with strangers', the others with strangers'.
+    """
     from avsync.runtime import Calibration, SyncModel
     from avsync.training.calibrate import FEATURES, NO_WEIGHTS, fit_calibration
     from avsync.training.export import export_model, load_weights, save_weights
+    from avsync.training.reliability import plot_reliability
 
-    rows = _rows(data)
-    dev = [k for k, r in rows.items() if r.get("split") == "dev" and r.get("trusted_sync")]
+    rows = index_rows(data)
+    dev = _load(cache, [k for k, r in rows.items() if r.get("split") == "dev"])
     model = load_weights(checkpoint)
     save_weights(model, out / "checkpoint.pt")
     model = load_weights(out / "checkpoint.pt")  # export what is kept, half precision and all
     blank = Calibration(scale=20, features=FEATURES, weights=NO_WEIGHTS, method="not calibrated")
     worst = export_model(model, out, name=name, calibration=blank)
     runtime = SyncModel(out, provider="cpu")
-    pairs = [_tokens(runtime, c) for c in _load(cache, dev)]
-    calibration, figures = fit_calibration(pairs)
+    pairs = [_tokens(runtime, c) for c in dev]
+    late = [0.0 if rows[c.clip].get("trusted_sync") else float("nan") for c in dev]
+    speakers = [str(rows[c.clip].get("speaker") or rows[c.clip].get("source")) for c in dev]
+    calibration, checked = fit_calibration(pairs, late_ms=late, groups=speakers)
     export_model(model, out, name=name, calibration=calibration)
+    plot_reliability(checked, out / "reliability.png")
+    figures = checked.figures(calibration.gate)
     typer.echo(json.dumps({"parity": worst, "calibration": figures, "clips": len(pairs)}))
 
 
