@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from avsync import __version__, cli_batch, cli_fix, cli_models, cli_report
+from avsync import __version__, cli_batch, cli_fix, cli_models, cli_report, cli_train
 from avsync._console import (
     Exit,
     MaxOffsetOption,
@@ -171,6 +171,7 @@ app.command()(cli_report.report)
 app.command()(cli_models.export)
 app.command()(cli_models.evaluate)
 app.command()(cli_models.lse)
+app.add_typer(cli_train.app, name="train")
 
 
 def _label(path: str, position: int, total: int) -> str:

@@ -22,7 +22,7 @@ from avsync.faces import mouth_chunks
 from avsync.media import iter_audio, iter_grid_frames
 from avsync.mel import MEL_HZ, MelStream
 
-__all__ = ["ClipFeatures", "build_cache", "extract", "list_clips", "load_features"]
+__all__ = ["ClipFeatures", "build_cache", "extract", "list_clips", "load_features", "save_features"]
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".mpg"}
 #: Mel columns a 25-Hz tick.
@@ -109,10 +109,15 @@ def _store(path: str, clip: str, out: str) -> str:
     if found is None:
         Path(out).with_suffix(".skip").write_text("no face found\n")
         return "no face"
-    temporary = f"{out}.part.npz"
-    np.savez(temporary, **{name: getattr(found, name) for name in ClipFeatures.__slots__})
-    Path(temporary).replace(out)
+    save_features(found, out)
     return "done"
+
+
+def save_features(features: ClipFeatures, file: str | Path) -> None:
+    """Write one clip's ``.npz``, beside and then in place."""
+    temporary = f"{file}.part.npz"
+    np.savez(temporary, **{name: getattr(features, name) for name in ClipFeatures.__slots__})
+    Path(temporary).replace(file)
 
 
 def load_features(file: str | Path) -> ClipFeatures:

@@ -1,0 +1,379 @@
+"""``avsync train``: make models from a folder of clips; registered in :mod:`avsync.cli`.
+
+Everything that needs torch is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from avsync._console import clean_exit, progress_bar
+from avsync.errors import AVSyncError, DependencyMissingError
+
+if TYPE_CHECKING:
+    from avsync.training.fusion_runs import TokenCorpus
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Make models from a folder of talking-face clips (extra 'train').", no_args_is_help=True
+)
+
+
+class Loss(str, Enum):
+    """How a student learns from its teacher."""
+
+    none = "none"
+    kd = "kd"
+    fitnet = "fitnet"
+    rkd = "rkd"
+    minilm = "minilm"
+    mtd = "mtd"
+
+
+class Device(str, Enum):
+    """Where training runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Data = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Folder of clips; index.jsonl gives split, speaker, source."),
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder; a run there is resumed.")
+]
+Cache = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Cached features (default: OUT/cache).")
+]
+Tokens = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Cached tokens (default: OUT/tokens).")
+]
+Checkpoint = Annotated[
+    Path, typer.Option("--encoder", metavar="FILE", help="Encoder pair: checkpoint or state.pt.")
+]
+Cleaned = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="cleaned.json of an encoder run: take those clips too."),
+]
+Clips = Annotated[
+    int | None, typer.Option(min=2, metavar="N", help="Only N clips, speakers taking turns.")
+]
+Variants = Annotated[
+    int, typer.Option(min=1, max=8, help="Stretches of every clip: one as it is, others augmented.")
+]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
+Windows = Annotated[int, typer.Option(min=3, help="Windows a step, each with seven sounds.")]
+Dim = Annotated[int, typer.Option(min=8, help="Width; a multiple of 8.")]
+Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
+Seed = Annotated[int, typer.Option(help="Of weights, dropout and batches.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where training runs.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes that read clips.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+CHECKPOINT = Path("models/checkpoint.pt")
+
+
+@contextlib.contextmanager
+def _session() -> Iterator[None]:
+    """One-line errors, and a clear one where the extra is missing."""
+    with clean_exit():
+        try:
+            import torch  # noqa: F401
+            import tqdm  # noqa: F401
+        except ImportError as error:
+            raise DependencyMissingError(
+                f"training needs {error.name}: pip install 'avsync[train]'"
+            ) from error
+        yield
+
+
+def _corpus(
+    *,
+    data: Path,
+    out: Path,
+    cache: Path | None,
+    tokens: Path | None,
+    encoder: Path,
+    cleaned: Path | None,
+    clips: int | None,
+    variants: int,
+    device: Device,
+    jobs: int,
+    threads: int,
+    **_: Any,
+) -> TokenCorpus:
+    """Features and tokens of the clips, made where missing; takes any command's options."""
+    import torch
+
+    from avsync.training.commands import index_rows
+    from avsync.training.data import build_cache
+    from avsync.training.fusion_runs import prepare
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise AVSyncError("device 'cuda': torch finds no GPU here; take --device cpu")
+    torch.set_num_threads(threads)
+    rows = index_rows(data)
+    if cache is None:
+        cache = out / "cache"
+        build_cache(data, cache, clips=list(rows.values()), jobs=jobs)
+    with progress_bar("tokens") as progress:
+        return prepare(
+            rows,
+            cache,
+            tokens or out / "tokens",
+            encoder,
+            variants=range(variants),
+            limit=clips,
+            cleaned=cleaned,
+            device=device.value,
+            progress=progress,
+        )
+
+
+@app.command()
+def encoder(
+    data: Data,
+    out: Out,
+    cache: Cache = None,
+    steps: Steps = 4000,
+    batch: Annotated[int, typer.Option(min=2, help="Windows a step.")] = 16,
+    start: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take these weights to begin with.")
+    ] = None,
+    trusted_only: Annotated[
+        bool, typer.Option("--trusted-only", help="Only clips known for exact sync.")
+    ] = False,
+    clean_with: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Re-centre or drop the others by this model."),
+    ] = None,
+    learning_rate: Rate = 1e-3,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    jobs: Jobs = 2,
+    device: DeviceOption = Device.cpu,
+) -> None:
+    """Train the encoder pair that turns mouths and sound into tokens."""
+    with _session():
+        from avsync.training import commands
+        from avsync.training.data import build_cache
+
+        if cache is None:
+            cache = out / "cache"
+            build_cache(data, cache, clips=list(commands.index_rows(data).values()), jobs=jobs)
+        commands.train(
+            data,
+            cache,
+            out,
+            steps=steps,
+            batch=batch,
+            start=start,
+            trusted_only=trusted_only,
+            clean_with=clean_with,
+            learning_rate=learning_rate,
+            seed=seed,
+            threads=threads,
+            device=device.value,
+        )
+
+
+@app.command()
+def teacher(
+    data: Data,
+    out: Out,
+    cache: Cache = None,
+    tokens: Tokens = None,
+    encoder: Checkpoint = CHECKPOINT,
+    cleaned: Cleaned = None,
+    clips: Clips = None,
+    variants: Variants = 2,
+    steps: Steps = 400,
+    windows: Windows = 24,
+    dim: Dim = 352,
+    learning_rate: Rate = 4e-4,
+    seed: Seed = 0,
+    jobs: Jobs = 2,
+    threads: Threads = 1,
+    device: DeviceOption = Device.cpu,
+) -> None:
+    """Train a wide cross-attention network over the encoders' tokens."""
+    options = locals()
+    with _session():
+        _train(**options)
+
+
+@app.command()
+def student(
+    data: Data,
+    out: Out,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A teacher's state.pt.")
+    ] = None,
+    loss: Annotated[Loss, typer.Option(help="How it learns from the teacher.")] = Loss.mtd,
+    cache: Cache = None,
+    tokens: Tokens = None,
+    encoder: Checkpoint = CHECKPOINT,
+    cleaned: Cleaned = None,
+    clips: Clips = None,
+    variants: Variants = 2,
+    steps: Steps = 400,
+    windows: Windows = 24,
+    dim: Dim = 64,
+    learning_rate: Rate = 1e-3,
+    seed: Seed = 0,
+    jobs: Jobs = 2,
+    threads: Threads = 1,
+    device: DeviceOption = Device.cpu,
+) -> None:
+    """Train a narrow cross-attention network, with a teacher's help or without."""
+    options = locals()
+    with _session():
+        if teacher is None and loss is not Loss.none:
+            raise AVSyncError(f"loss '{loss.value}' needs a teacher: give --teacher RUN/state.pt")
+        _train(**options)
+
+
+def _train(
+    *,
+    out: Path,
+    dim: int,
+    steps: int,
+    windows: int,
+    learning_rate: float,
+    seed: int,
+    device: Device,
+    teacher: Path | None = None,
+    loss: Loss = Loss.none,
+    **more: Any,
+) -> None:
+    from avsync.training.fusion import FusionConfig
+    from avsync.training.fusion_fit import FusionTrainConfig
+    from avsync.training.fusion_runs import train
+
+    corpus = _corpus(out=out, device=device, **more)
+    config = FusionTrainConfig(
+        fusion=FusionConfig.on(corpus.encoder, dim=dim),
+        loss=loss.value,
+        steps=steps,
+        windows=windows,
+        learning_rate=learning_rate,
+        seed=seed,
+        bf16=device is Device.cuda,
+    )
+    with progress_bar(f"{steps} steps") as progress:
+        figures = train(
+            corpus, out, config, teacher=teacher, device=device.value, progress=progress
+        )
+    typer.echo(json.dumps(figures))
+
+
+@app.command()
+def table(
+    data: Data,
+    out: Out,
+    teacher: Annotated[Path, typer.Option(metavar="FILE", help="A teacher's state.pt.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every loss.")] = 2,
+    stride: Annotated[
+        int, typer.Option(min=1, help="Measure only every so many-th window of the dev clips.")
+    ] = 3,
+    cache: Cache = None,
+    tokens: Tokens = None,
+    encoder: Checkpoint = CHECKPOINT,
+    cleaned: Cleaned = None,
+    clips: Clips = None,
+    variants: Variants = 2,
+    steps: Steps = 300,
+    windows: Windows = 12,
+    dim: Dim = 64,
+    learning_rate: Rate = 1e-3,
+    jobs: Jobs = 2,
+    threads: Threads = 1,
+    device: DeviceOption = Device.cpu,
+) -> None:
+    """Train the same student under every distillation loss; print the table."""
+    options = locals()
+    with _session():
+        from avsync.training.fusion import FusionConfig
+        from avsync.training.fusion_fit import FusionTrainConfig
+        from avsync.training.fusion_runs import distil_all, distillation_table
+
+        corpus = _corpus(**options)
+        config = FusionTrainConfig(
+            fusion=FusionConfig.on(corpus.encoder, dim=dim),
+            steps=steps,
+            windows=windows,
+            learning_rate=learning_rate,
+        )
+        with progress_bar(f"{len(Loss)} losses") as progress:
+            distil_all(
+                corpus,
+                out,
+                teacher,
+                config,
+                seeds=range(seeds),
+                device=device.value,
+                progress=progress,
+            )
+        with progress_bar("measuring") as progress:
+            (out / "table.json").unlink(missing_ok=True)
+            distillation_table(
+                corpus, out, teacher, stride=stride, device=device.value, progress=progress
+            )
+        typer.echo((out / "table.md").read_text("utf-8"))
+
+
+@app.command()
+def cache(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The feature cache.")],
+    jobs: Jobs = 2,
+) -> None:
+    """Make mouth crops and mels of every clip; resumes where it stopped."""
+    with _session():
+        from avsync.training import commands
+
+        commands.cache(data, out, jobs=jobs)
+
+
+@app.command()
+def pack(
+    data: Data,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="The feature cache.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of shards.")],
+    shard_mib: Annotated[float, typer.Option(min=1, help="Largest shard (MiB).")] = 60.0,
+) -> None:
+    """Pack a feature cache into small shards, to carry it to another machine."""
+    with _session():
+        from avsync.training import commands
+        from avsync.training.pack import pack as run
+
+        files = [cache / f"{clip}.npz" for clip in commands.index_rows(data)]
+        with progress_bar("packing") as progress:
+            shards = run(
+                [f for f in files if f.exists()], out, shard_mib=shard_mib, progress=progress
+            )
+        for shard in shards:
+            typer.echo(f"{shard}: {shard.stat().st_size / (1 << 20):.1f} MiB")
+
+
+@app.command()
+def unpack(
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="Shards to unpack.")],
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="The feature cache to fill.")],
+) -> None:
+    """Fill a feature cache from shards; training then goes on as from clips."""
+    with _session():
+        from avsync.training.pack import unpack as run
+
+        with progress_bar("unpacking") as progress:
+            count = run(shards, cache, progress=progress)
+        typer.echo(f"{count} clips")

@@ -1,0 +1,195 @@
+"""Cross-attention over encoder tokens: does this stretch of sound belong to these lips?
+
+The VocaLiST family on top of a frozen encoder pair: audio tokens attend to video tokens (AV),
+video to audio (VA), and the first to the second (fusion); the pooled answer is one logit.
+Source: Kadandale et al., "VocaLiST", Interspeech 2022. What differs from the published network:
+the front end is the shipped encoder pair's trunk (a video token sees five frames, an audio token
+17 mel columns), the audio comes at two tokens a tick, positions are the tokens' times in half
+ticks for both, nothing but padding is masked, and the logit starts from the cosine of the frozen
+local heads, so that training begins with what the encoders already know.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avsync.training.attention import CrossAttentionLayer, LayerRelations
+from avsync.training.encoder import SyncEncoder
+from avsync.training.networks import Fusion
+
+__all__ = ["MAX_TICKS", "FusionConfig", "FusionNetwork", "audio_span", "parameters"]
+
+#: Video tokens of the longest window; its sound has 2 · 21 + 1 tokens.
+MAX_TICKS = 21
+#: Added to the logits of padding: finite, so that divergences of relations stay finite too.
+HIDDEN = -1e4
+
+
+class FusionConfig(BaseModel):
+    """Widths of one fusion network.
+
+    ``prior``: start from the encoders' local score; ``gated``: the encoders weigh their tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token_dim: int = 256
+    local_dim: int = 128
+    dim: int = 96
+    heads: int = 8
+    layers: int = 4
+    dropout: float = 0.1
+    prior: bool = True
+    gated: bool = False
+
+    @classmethod
+    def on(cls, encoder: SyncEncoder, **widths: Any) -> FusionConfig:
+        """A configuration that fits an encoder pair."""
+        e = encoder.config
+        gated = bool(getattr(e, "gated", False))
+        return cls(token_dim=e.dim, local_dim=e.local_dim, gated=gated, **widths)
+
+
+def audio_span(ticks: int) -> int:
+    """Audio tokens that go with a window of ``ticks`` video tokens: half a tick more each side."""
+    return 2 * ticks + 1
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers a network holds in its parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+class _Stack(nn.Module):
+    """Cross-attention layers whose queries see the same source, then a LayerNorm."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            CrossAttentionLayer(
+                config.dim,
+                config.heads,
+                relu_dropout=config.dropout,
+                residual_dropout=config.dropout,
+            )
+            for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(
+        self, query: Tensor, source: Tensor, mask: Tensor
+    ) -> tuple[Tensor, tuple[LayerRelations, ...]]:
+        known = []
+        for layer in self.layers:
+            query, relations = layer(query, source, source, mask)
+            known.append(relations)
+        return self.norm(query), tuple(known)
+
+
+def _times(dim: int) -> Tensor:
+    """Sinusoids (2 · MAX_TICKS + 1, dim) of the half ticks of a window."""
+    rate = torch.exp(torch.arange(0, dim, 2) * (-math.log(1000.0) / dim))
+    angle = torch.arange(audio_span(MAX_TICKS))[:, None] * rate[None, :]
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
+
+
+class _LocalHead(nn.Module):
+    """A tower's local head: trunk tokens to unit vectors, times their gate where it has one."""
+
+    def __init__(self, config: FusionConfig, tower: nn.Module | None) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.token_dim, config.local_dim)
+        self.gate = nn.Linear(config.token_dim, 1) if config.gated else None
+        if tower is not None:
+            self.linear.load_state_dict(tower.local.state_dict())
+        if tower is not None and self.gate is not None:
+            self.gate.load_state_dict(tower.local_gate.linear.state_dict())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        unit = functional.normalize(self.linear(tokens), dim=-1)
+        return unit if self.gate is None else unit * 2 * torch.sigmoid(self.gate(tokens))
+
+
+class FusionNetwork(nn.Module):
+    """Logit of "in sync" for windows of trunk tokens.
+
+    Args:
+        config: widths.
+        encoder: whose local heads give the prior; without it they are random until a state is
+            loaded.
+    """
+
+    _times: Tensor
+
+    def __init__(self, config: FusionConfig, encoder: SyncEncoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.video_in = nn.Linear(config.token_dim, config.dim)
+        self.audio_in = nn.Linear(config.token_dim, config.dim)
+        self.av = _Stack(config)
+        self.va = _Stack(config)
+        self.fusion = _Stack(config)
+        self.fc = nn.Linear(config.dim, config.dim)
+        self.classifier = nn.Linear(config.dim, 1)
+        self.register_buffer("_times", _times(config.dim), persistent=False)
+        self.video_local = _LocalHead(config, encoder and encoder.video).requires_grad_(False)
+        self.audio_local = _LocalHead(config, encoder and encoder.audio).requires_grad_(False)
+        self.prior_log_scale = nn.Parameter(torch.tensor(10.0).log())
+        if config.prior:
+            nn.init.zeros_(self.classifier.weight)
+
+    def cosine(self, video: Tensor, audio: Tensor) -> Tensor:
+        """(B, W) local scores of each video token and the audio token of the same tick."""
+        return (self.video_local(video) * self.audio_local(audio[:, 1::2])).sum(-1)
+
+    def forward(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        seen: Tensor | None = None,
+        heard: Tensor | None = None,
+    ) -> Fusion:
+        """The answer for B pairs.
+
+        Args:
+            video: (B, W, token_dim), W from 1 to :data:`MAX_TICKS`.
+            audio: (B, 2 W + 1, token_dim): token 2 w + 1 is centred on video token w.
+            seen: (B, W) bool, heard: (B, 2 W + 1) bool: which tokens are there (default all);
+                at least one of each.
+
+        Returns:
+            Logits (B,), the fusion stack's tokens (B, 2 W + 1, dim) and all relations.
+        """
+        half = audio.shape[1]
+        v = functional.layer_norm(video, video.shape[-1:])
+        a = functional.layer_norm(audio, audio.shape[-1:])
+        v_tokens = self.video_in(v) + self._times[1:half:2]
+        a_tokens = self.audio_in(a) + self._times[:half]
+        no_video, no_audio = _mask(seen, video), _mask(heard, audio)
+        av, av_known = self.av(a_tokens, v_tokens, no_video)
+        va, va_known = self.va(v_tokens, a_tokens, no_audio)
+        fused, fusion_known = self.fusion(av, va, no_video)
+        shown = fused if heard is None else fused.masked_fill(~heard.unsqueeze(-1), HIDDEN)
+        pooled = torch.tanh(self.fc(shown.amax(1)))
+        logits = self.classifier(pooled).squeeze(-1)
+        if self.config.prior:
+            each = self.cosine(video, audio)
+            if seen is None:
+                mean = each.mean(1)
+            else:
+                mean = (each * seen).sum(1) / seen.sum(1).clamp(min=1)
+            logits = logits + self.prior_log_scale.exp() * mean
+        return Fusion(logits, fused, {"fusion": fusion_known, "av": av_known, "va": va_known})
+
+
+def _mask(there: Tensor | None, tokens: Tensor) -> Tensor:
+    """What is added to attention logits over these keys."""
+    if there is None:
+        return tokens.new_zeros(())
+    return torch.where(there, 0.0, HIDDEN).to(tokens)[:, None, None, :]
