@@ -32,7 +32,7 @@ from rich.table import Table
 import avsync
 from avsync.media import DecodeStats, MediaInfo, read_audio
 
-SHIFTS_MS = (-410.0, -287.0, -93.0, 71.0, 173.0, 389.0)
+SHIFTS_MS = (-410.0, -93.0, 173.0, 389.0)
 MIN_S = 4.0
 RATE = 48_000
 REACH_S = 1.2
@@ -212,6 +212,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if options.json is not None and options.json.exists():
         rows = [json.loads(line) for line in options.json.read_text("utf-8").splitlines()]
+        rows = [r for r in rows if r["shift_ms"] in SHIFTS_MS]
     detector = SeeingOnce(options.model, threads=options.threads)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
