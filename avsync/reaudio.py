@@ -2,12 +2,13 @@
 
 This is for containers that cannot say when sound begins. The samples are laid on one line that
 starts at a given instant: what lies before it is left out, what is missing is silence, and the
-encoder's own delay is made up for, so that the result is exact to the sample.
+encoder's own delay is made up for, so that the result is exact to the sample. Pieces with a shift
+each are put together on the way (:mod:`avsync.splice`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync import demux
+from avsync.splice import Piece, Splicer
 
 __all__ = ["AudioEncoder", "Stretch", "encoder_for"]
 
@@ -89,6 +91,7 @@ class AudioEncoder:
         encoder: ffmpeg's name of the encoder.
         start_s: the first sample that is kept sounds at this instant of the new clock.
         shift_s: sound at time t of the source goes to ``t + shift_s`` (plus the stretch).
+        pieces: each has a shift of its own; the first one's is ``shift_s``.
         aligned: the container knows no encoder's delay: make the packets begin with the sound.
     """
 
@@ -101,6 +104,7 @@ class AudioEncoder:
         start_s: float,
         shift_s: float,
         stretch: Stretch | None = None,
+        pieces: Sequence[Piece] = (),
         aligned: bool = False,
     ) -> None:
         self.source = source
@@ -114,6 +118,7 @@ class AudioEncoder:
         self.stream.metadata.update(source.metadata)
         self.stream.disposition = source.disposition
         self.origin = round(start_s * self.rate)
+        self._splicer = Splicer(pieces, self.rate, self.origin) if pieces else None
         self.bad_packets = 0
         decoded = source.codec_context.format.name if source.codec_context.format else "fltp"
         self._format = decoded if decoded.endswith("p") else decoded + "p"
@@ -133,8 +138,7 @@ class AudioEncoder:
             self._sent = -lead
             self._keep_from = self.origin
             if lead:
-                self._append(self._silence(lead))
-                self._cursor = 0
+                self._put(self._silence(lead))
 
     def _prepare(self, context: Any) -> None:
         source = self.source.codec_context
@@ -172,6 +176,9 @@ class AudioEncoder:
             yield from self._encode(False)
         if packet is None:
             self._pour(None)
+            if self._splicer is not None:
+                for block in self._splicer.feed(self._silence(0), last=True):
+                    self._put(block)
             yield from self._encode(True)
 
     def _lay(self, frame: Any) -> None:
@@ -220,10 +227,14 @@ class AudioEncoder:
             self._resampler = None
 
     def _append(self, samples: Samples) -> None:
+        self._cursor += samples.shape[1]
+        for block in [samples] if self._splicer is None else self._splicer.feed(samples):
+            self._put(block)
+
+    def _put(self, samples: Samples) -> None:
         if samples.shape[1]:
             self._parts.append(samples)
             self._held += samples.shape[1]
-            self._cursor += samples.shape[1]
 
     def _silence(self, count: int) -> Samples:
         kinds = {"u8p": np.uint8, "s16p": np.int16, "s32p": np.int32, "dblp": np.float64}

@@ -14,7 +14,7 @@ Times are seconds on the container's clock; a positive shift makes the sound lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from avsync.digests import (
 )
 from avsync.errors import AVSyncError, InvalidOptionError, MediaReadError
 from avsync.reaudio import AudioEncoder, Stretch, encoder_for
+from avsync.splice import Piece
 
 __all__ = [
     "MUXERS",
@@ -160,7 +161,13 @@ class _Writer:
             else:
                 self.ahead.append(packet)
 
-    def add(self, stream: Any, moved: Moved | None, stretch: Stretch | None) -> None:
+    def add(
+        self,
+        stream: Any,
+        moved: Moved | None,
+        stretch: Stretch | None,
+        pieces: Sequence[Piece],
+    ) -> None:
         """Add the stream that takes ``stream``'s packets."""
         if stream.index in self.pictures:
             meta = stream.metadata
@@ -178,6 +185,7 @@ class _Writer:
                 start_s=moved.start_s or 0.0,
                 shift_s=moved.shift_s,
                 stretch=stretch,
+                pieces=pieces,
                 aligned=self.copied.muxer == "avi",
             )
             lane = _Lane(stream, encoder.stream, encoder=encoder)
@@ -290,16 +298,13 @@ class _Writer:
         self.out.mux_one(packet)
 
 
-def _plan(
-    film: Any, stream: Any, muxer: str, shift_s: float, stretch: Stretch | None, reencode: bool
-) -> Moved:
+def _plan(film: Any, stream: Any, muxer: str, shift_s: float, anew: bool) -> Moved:
     """How one audio stream is moved: by its time stamps where the container can, else anew."""
     position = next(i for i, s in enumerate(film.streams.audio) if s.index == stream.index)
     codec = codec_of(stream)
     start = demux.seconds(stream.start_time, stream.time_base) or 0.0
     early = start + shift_s < min(0.0, start) - _ROUNDING_S
-    anew = reencode or muxer == "avi" or stretch is not None
-    if not anew and not (early and muxer in ("matroska", "webm")):
+    if not (anew or muxer == "avi") and not (early and muxer in ("matroska", "webm")):
         method: Method = "edit_list" if muxer in ("mp4", "mov") else "time_stamps"
         held = float(round(shift_s / stream.time_base) * stream.time_base)
         return Moved(stream.index, position, codec, method, held)
@@ -323,6 +328,7 @@ def write_moved(
     audio_stream: int | None = None,
     reencode: bool = False,
     stretch: Stretch | None = None,
+    pieces: Sequence[Piece] = (),
     partial: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Copied:
@@ -334,6 +340,7 @@ def write_moved(
         reencode: encode the sound anew even where time stamps would do, padded or trimmed so
             that it begins with the picture, exact to the sample.
         stretch: undo a drift as well (encodes anew).
+        pieces: parts of the film with a shift each, the first one's ``shift_s`` (encodes anew).
         partial: copy what there is of a file that breaks off.
         progress: called with the share done, 0..1.
 
@@ -350,7 +357,8 @@ def write_moved(
             chosen = [demux.readable(s, source) for s in film.streams.audio]
         copied = Copied(muxer, _family(film.format.name) == _family(muxer))
         for stream in chosen:
-            copied.moved.append(_plan(film, stream, muxer, shift_s, stretch, reencode))
+            anew = reencode or stretch is not None or bool(pieces)
+            copied.moved.append(_plan(film, stream, muxer, shift_s, anew))
         options = dict(_OPTIONS.get(muxer, _NEGATIVE))
         if muxer in ("mp4", "mov"):
             # Edit lists count in the film's unit, a millisecond unless told: take a sample.
@@ -372,7 +380,7 @@ def write_moved(
                     code = stream.metadata["timecode"]
                     copied.warnings.append(f"the timecode track ({code}) could not be carried over")
                 elif not is_chapter_text(stream):
-                    writer.add(stream, plans.get(stream.index), stretch)
+                    writer.add(stream, plans.get(stream.index), stretch, pieces)
             writer.pour(progress, partial)
     return copied
 
