@@ -56,6 +56,10 @@ def fix(
     drift: Annotated[
         bool, typer.Option("--drift", help="Undo a measured drift by resampling the sound.")
     ] = False,
+    piecewise: Annotated[
+        bool,
+        typer.Option("--piecewise", help="Move parts with offsets of their own each by its own."),
+    ] = False,
     force: Annotated[
         bool,
         typer.Option("--force", help="Repair though not sure, in sync already, or broken off."),
@@ -111,6 +115,7 @@ def fix(
                     audio_stream=audio_stream,
                     reencode_audio=reencode_audio,
                     drift=drift,
+                    piecewise=piecewise,
                     force=force,
                     in_place=in_place,
                     min_probability=min_probability,
@@ -161,7 +166,8 @@ def _print_done(console: Console, done: FixResult) -> None:
         console.print(f"  audio {move.position} ({move.codec}): {ways[move.method]}")
     if done.backup is not None:
         console.print(f"  original: {done.backup}")
-    if len(done.measured.segments if done.measured else ()) > 1 and done.measured is not None:
-        for segment in done.measured.segments:
-            words = offset_words(segment.offset_ms)
-            console.print(f"  {segment.start_s:.1f} to {segment.end_s:.1f} s: {words}")
+    for number, piece in enumerate(done.pieces, 1):
+        console.print(
+            f"  piece {number} from {piece.start_s:.2f} s: {offset_words(piece.offset_ms)}; "
+            f"measured again: {offset_words(piece.residual_ms)}"
+        )

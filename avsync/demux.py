@@ -7,9 +7,9 @@ times in Matroska).
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 
 import av
 
-from avsync.errors import InvalidOptionError, MediaNotFoundError, MediaReadError
+from avsync import remote
+from avsync.errors import AVSyncError, InvalidOptionError, MediaNotFoundError, MediaReadError
 
 __all__ = [
     "MAX_GAP_S",
@@ -67,30 +68,42 @@ class DecodeStats:
             self.warnings.append(text)
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """Open a file for reading.
+    """Open a file, or a URL (:mod:`avsync.remote`), for reading.
 
     Raises:
         MediaNotFoundError: no such file, or a folder. MediaReadError: empty, or not media.
+        DependencyMissingError: a URL, and what reads it is not installed.
     """
     name = str(path)
-    if "://" not in name:
-        file = Path(name)
-        if not file.exists():
-            raise MediaNotFoundError(f"{name}: no such file")
-        if file.is_dir():
-            raise MediaNotFoundError(f"{name}: is a folder; give a media file")
-        if file.stat().st_size == 0:
-            raise MediaReadError(f"{name}: the file is empty")
-    try:
-        container = av.open(name, metadata_errors="ignore", options={"max_pixels": str(MAX_PIXELS)})
-    except (av.FFmpegError, ValueError) as err:
-        raise MediaReadError(
-            f"{name}: not a media file that can be read ({reason(err)}); check it with ffprobe"
-        ) from err
-    with container:
-        yield container
+    with contextlib.ExitStack() as stack:
+        source: Any = name
+        if remote.through_fsspec(name):
+            source = stack.enter_context(remote.opened_url(name))
+        elif not remote.is_url(name):
+            _check_file(name)
+        try:
+            container = av.open(
+                source, metadata_errors="ignore", options={"max_pixels": str(MAX_PIXELS)}
+            )
+        except (av.FFmpegError, ValueError) as err:
+            if isinstance(err, AVSyncError):
+                raise
+            raise MediaReadError(
+                f"{name}: not a media file that can be read ({reason(err)}); check it with ffprobe"
+            ) from err
+        yield stack.enter_context(container)
+
+
+def _check_file(name: str) -> None:
+    file = Path(name)
+    if not file.exists():
+        raise MediaNotFoundError(f"{name}: no such file")
+    if file.is_dir():
+        raise MediaNotFoundError(f"{name}: is a folder; give a media file")
+    if file.stat().st_size == 0:
+        raise MediaReadError(f"{name}: the file is empty")
 
 
 def reason(err: BaseException) -> str:

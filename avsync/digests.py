@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 
-from avsync import demux
+from avsync import demux, remote
 from avsync.errors import MediaReadError
 
 __all__ = [
@@ -110,9 +110,12 @@ def is_chapter_text(stream: Any) -> bool:
     return bool(stream.type == "data" and stream.discard == av.stream.Discard.all)
 
 
-def index_in_front(source: Path) -> bool:
+def index_in_front(source: str | Path) -> bool:
     """Whether an MP4 or MOV file has its index before its data, so that it plays while loading."""
-    with source.open("rb") as stream:
+    url = str(source)
+    with (
+        remote.opened_url(url) if remote.through_fsspec(url) else Path(source).open("rb") as stream
+    ):
         for _ in range(64):
             head = stream.read(16)
             size, name = int.from_bytes(head[:4], "big"), head[4:8]
@@ -133,7 +136,7 @@ def is_timecode(stream: Any) -> bool:
     return bool(stream.type == "data" and not stream.name and "timecode" in stream.metadata)
 
 
-def packets_of(film: Any, source: Path) -> Iterator[Any]:
+def packets_of(film: Any, source: str | Path) -> Iterator[Any]:
     """The packets of a film, ffmpeg's errors turned into ours."""
     packets = film.demux()
     while True:

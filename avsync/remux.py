@@ -140,7 +140,7 @@ class _Lane:
 class _Writer:
     """Makes the streams of the new file in the source's order and carries the packets over."""
 
-    def __init__(self, film: Any, source: Path, out: Any, copied: Copied) -> None:
+    def __init__(self, film: Any, source: str | Path, out: Any, copied: Copied) -> None:
         self.film, self.source, self.out, self.copied = film, source, out, copied
         self.lanes: dict[int, _Lane] = {}
         self.packets = packets_of(film, source)
@@ -212,7 +212,7 @@ class _Writer:
         target.disposition = stream.disposition
         muxer = self.copied.muxer
         if self.copied.same_family:
-            alike = MUXERS.get(self.source.suffix.lower()) == muxer
+            alike = MUXERS.get(Path(self.source).suffix.lower()) == muxer
             if stream.codec_context is not None and alike and muxer != "mpegts":
                 target.codec_context.codec_tag = stream.codec_context.codec_tag
             if muxer == "mpegts":
@@ -321,7 +321,7 @@ def _plan(film: Any, stream: Any, muxer: str, shift_s: float, anew: bool) -> Mov
 
 
 def write_moved(
-    source: Path,
+    source: str | Path,
     target: Path,
     *,
     shift_s: float,

@@ -19,10 +19,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from avsync.checks import MAX_RESIDUAL_MS, FixFailedError, check_copy, check_residual
+from avsync.checks import (
+    MAX_RESIDUAL_MS,
+    FixFailedError,
+    FixRefusedError,
+    accepted,
+    check_copy,
+    check_pieces,
+    check_residual,
+    has_jumps,
+)
 from avsync.demux import pick_audio
-from avsync.errors import AVSyncError, InvalidOptionError
+from avsync.errors import InvalidOptionError
 from avsync.reaudio import Stretch
+from avsync.remote import is_url
 from avsync.remux import (
     MediaWriteError,
     Method,
@@ -31,12 +41,13 @@ from avsync.remux import (
 )
 from avsync.result import (
     Milliseconds,
+    Seconds,
     Status,
     SyncResult,
     offset_words,
-    percent_sure,
     printable_path,
 )
+from avsync.splice import Piece, find_joins
 
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
@@ -48,24 +59,15 @@ __all__ = [
     "FixFailedError",
     "FixRefusedError",
     "FixResult",
+    "FixedPiece",
     "fix",
 ]
 
 #: A file is touched only when the offset is right within 40 ms with this probability.
 MIN_PROBABILITY = 0.8
-#: Parts of a film whose offsets are further apart than this (ms) cannot be repaired by one move.
-MAX_SPREAD_MS = 40.0
 _MAX_SHIFT_MS = 3_600_000.0
 
 PathText = Annotated[str, BeforeValidator(printable_path)]
-
-
-class FixRefusedError(AVSyncError, ValueError):
-    """The measurement does not carry a repair; nothing was written. ``measured`` is the result."""
-
-    def __init__(self, message: str, measured: SyncResult) -> None:
-        super().__init__(message)
-        self.measured = measured
 
 
 class _Frozen(BaseModel):
@@ -81,9 +83,19 @@ class AudioMove(_Frozen):
     method: Method
     """``edit_list`` and ``time_stamps`` leave every packet as it was."""
     shift_ms: Milliseconds
-    """Positive = the audio is later now."""
+    """Positive = the audio is later now. Of several pieces: that of the first."""
     encoder: str | None = None
     """What encoded it anew; None when it was copied."""
+
+
+class FixedPiece(_Frozen):
+    """One of several parts that were moved by an offset each; the first begins with the file."""
+
+    start_s: Seconds
+    offset_ms: Milliseconds
+    """The offset that was there; this part's sound was delayed by so much."""
+    residual_ms: Milliseconds
+    """The offset that is left, measured on the new file."""
 
 
 class FixResult(_Frozen):
@@ -94,11 +106,15 @@ class FixResult(_Frozen):
     """None when nothing was written."""
     status: Literal["fixed", "already_in_sync"]
     offset_ms: Milliseconds
-    """The offset that was there (positive = audio led); the audio was delayed by so much."""
+    """The offset that was there (positive = audio led); the audio was delayed by so much. Of a file
+    with several ``pieces`` it is that of the longest."""
     drift_ms_per_min: Milliseconds | None = None
     """The drift that was undone; None when there was none to undo."""
     residual_ms: Milliseconds | None = None
-    """The offset that is left, measured on the new file; None when the offset was given."""
+    """The offset that is left, measured on the new file, of several pieces the largest; None when
+    the offset was given."""
+    pieces: tuple[FixedPiece, ...] = ()
+    """The parts that were moved by an offset each; empty when there was one offset."""
     audio: tuple[AudioMove, ...] = ()
     backup: PathText | None = None
     """Where the original lies now, after a repair in place."""
@@ -112,13 +128,17 @@ class FixResult(_Frozen):
             return "already in sync; nothing was written"
         verb = "delayed" if self.offset_ms >= 0 else "advanced"
         words = f"the audio was {verb} by {abs(self.offset_ms):.0f} ms"
+        if self.pieces:
+            amounts = ", ".join(f"{p.offset_ms:+.0f}" for p in self.pieces)
+            words = f"{len(self.pieces)} pieces of the audio were delayed by {amounts} ms"
         if self.drift_ms_per_min is not None:
             words += f" and a drift of {self.drift_ms_per_min:+.1f} ms per minute was undone"
         if any(a.encoder for a in self.audio):
             words += ", and encoded anew"
         if self.residual_ms is None:
             return words
-        return f"{words}; measured again: {offset_words(self.residual_ms)}"
+        most = "at most, " if self.pieces else ""
+        return f"{words}; measured again: {most}{offset_words(self.residual_ms)}"
 
 
 def fix(
@@ -129,6 +149,7 @@ def fix(
     audio_stream: int | None = None,
     reencode_audio: bool = False,
     drift: bool = False,
+    piecewise: bool = False,
     force: bool = False,
     in_place: bool = False,
     min_probability: float = MIN_PROBABILITY,
@@ -145,12 +166,15 @@ def fix(
     A file that is in sync already is left alone and nothing is written, unless ``force``.
 
     Args:
+        path: a file, or a URL as :mod:`avsync.remote` reads it.
         out: the new file; its ending chooses the container. None only with ``in_place``.
         offset_ms: the offset to repair, positive = audio leads (it is delayed); None measures.
         audio_stream: measure and move this audio stream (0 is the first); None measures the
             default one and moves all.
         reencode_audio: encode the sound anew even where time stamps would do.
         drift: undo a drift that was measured, by resampling the sound.
+        piecewise: where parts have offsets of their own (at cuts), move each by its own; the sound
+            is encoded anew, and joined where it is quiet or the picture cuts.
         force: repair in spite of a low probability, a file that is in sync, or what there is of
             one that breaks off. It does not take the place of a number: a file that could not be
             judged is refused all the same.
@@ -166,7 +190,7 @@ def fix(
         MediaNotFoundError, MediaReadError: no such file, not media, or it breaks off.
         InvalidOptionError: options that make no sense together.
     """
-    source = Path(path)
+    source = path if isinstance(path, str) and is_url(path) else Path(path)
     target, backup = _target(source, out, in_place)
     muxer_for(target)
     if not 0 <= min_probability <= 1:
@@ -174,9 +198,11 @@ def fix(
     report = progress or (lambda share: None)
     measured: SyncResult | None = None
     stretch: Stretch | None = None
+    pieces: list[Piece] = []
     if offset_ms is not None:
-        if drift:
-            raise InvalidOptionError("a drift is undone by what was measured: give no offset")
+        if drift or piecewise:
+            what = "a drift is undone" if drift else "pieces are moved"
+            raise InvalidOptionError(f"{what} by what was measured: give no offset")
         if not (math.isfinite(offset_ms) and abs(offset_ms) <= _MAX_SHIFT_MS):
             raise InvalidOptionError(f"offset_ms must be a number up to an hour, not {offset_ms}")
         _check_stream(source, audio_stream)
@@ -189,7 +215,9 @@ def fix(
         measured = detector.score(
             source, audio_stream=audio_stream, progress=lambda share: report(0.45 * share)
         )
-        shift_ms = _accepted(measured, min_probability, drift, force)
+        shift_ms = accepted(
+            measured, min_probability, drift=drift, piecewise=piecewise, force=force
+        )
         if measured.status is Status.in_sync and not force:
             return FixResult(
                 path=str(path),
@@ -200,17 +228,21 @@ def fix(
                 warnings=measured.warnings,
             )
         stretch = _stretch(measured) if drift else None
+        if has_jumps(measured):
+            pieces = find_joins(source, measured.segments, audio_stream=audio_stream)
     base = 0.0 if measured is None else 0.45
     share = 0.9 if measured is None else 0.1
     after: SyncResult | None = None
+    left: list[float] = []
     with _beside(target, source) as temporary:
         copied = write_moved(
             source,
             temporary,
-            shift_s=shift_ms / 1000,
+            shift_s=pieces[0].shift_s if pieces else shift_ms / 1000,
             audio_stream=audio_stream,
             reencode=reencode_audio,
             stretch=stretch,
+            pieces=pieces,
             partial=force,
             progress=lambda part: report(base + share * part),
         )
@@ -220,8 +252,10 @@ def fix(
                 temporary,
                 audio_stream=audio_stream,
                 progress=lambda part: report(base + share + 0.45 * part),
+                **({"cuts": [p.start_s for p in pieces[1:]]} if pieces else {}),
             ).model_copy(update={"path": printable_path(target)})
             check_residual(after, target)
+            left = check_pieces(after, target, pieces) if pieces else []
         _settle(temporary, target, backup)
     report(1.0)
     return FixResult(
@@ -230,7 +264,11 @@ def fix(
         status="fixed",
         offset_ms=shift_ms,
         drift_ms_per_min=measured.drift_ms_per_min if measured and stretch else None,
-        residual_ms=None if after is None else after.offset_ms,
+        residual_ms=max(left, key=abs) if left else None if after is None else after.offset_ms,
+        pieces=tuple(
+            FixedPiece(start_s=p.start_s, offset_ms=1000 * p.shift_s, residual_ms=ms)
+            for p, ms in zip(pieces, left, strict=True)
+        ),
         audio=tuple(
             AudioMove(
                 position=m.position,
@@ -248,8 +286,13 @@ def fix(
     )
 
 
-def _target(source: Path, out: str | Path | None, in_place: bool) -> tuple[Path, Path | None]:
+def _target(source: str | Path, out: str | Path | None, in_place: bool) -> tuple[Path, Path | None]:
     """Where the new file goes and, in place, where the original is kept."""
+    if is_url(out):
+        raise InvalidOptionError(f"{out}: a URL cannot be written; name a file here and upload it")
+    if is_url(source) and (in_place or out is None):
+        raise InvalidOptionError(f"{source}: a URL is only read; name the new file (-o OUT)")
+    source = Path(source)
     same = out is None or _is_same(source, Path(out))
     if not same and out is not None:
         if in_place:
@@ -280,51 +323,12 @@ def _is_same(source: Path, out: Path) -> bool:
         return source.absolute() == out.absolute()
 
 
-def _check_stream(source: Path, audio_stream: int | None) -> None:
+def _check_stream(source: str | Path, audio_stream: int | None) -> None:
     """Tell early that there is no such audio stream."""
     from avsync import demux
 
     with demux.opened(source) as film:
         pick_audio(film, source, audio_stream)
-
-
-def _accepted(measured: SyncResult, min_probability: float, drift: bool, force: bool) -> float:
-    """The offset to repair, ms.
-
-    Raises:
-        FixRefusedError: the measurement does not carry a repair.
-    """
-    name = measured.path
-    if measured.offset_ms is None or measured.probability is None:
-        raise FixRefusedError(
-            f"{name}: not judged ({measured.status}): {measured.reason}; nothing was written "
-            "(--offset-ms repairs by a number that you know)",
-            measured,
-        )
-    offsets = [s.offset_ms for s in measured.segments]
-    if measured.status is not Status.drift and offsets:
-        spread = max(offsets) - min(offsets)
-        if spread > MAX_SPREAD_MS:
-            parts = ", ".join(offset_words(o) for o in dict.fromkeys(round(o) for o in offsets))
-            raise FixRefusedError(
-                f"{name}: {len(offsets)} parts have offsets of their own ({parts}), which one "
-                "move cannot repair; nothing was written",
-                measured,
-            )
-    if measured.status is Status.drift and not drift:
-        raise FixRefusedError(
-            f"{name}: the offset drifts by {measured.drift_ms_per_min:+.1f} ms per minute, which "
-            "one move cannot repair; --drift resamples the sound; nothing was written",
-            measured,
-        )
-    if measured.probability < min_probability and not force:
-        raise FixRefusedError(
-            f"{name}: {offset_words(measured.offset_ms)}, but only "
-            f"{percent_sure(measured.probability)} % sure, and {100 * min_probability:.0f} % are "
-            "asked for; nothing was written (--force overrides)",
-            measured,
-        )
-    return measured.offset_ms
 
 
 def _stretch(measured: SyncResult) -> Stretch | None:
@@ -337,7 +341,7 @@ def _stretch(measured: SyncResult) -> Stretch | None:
 
 
 @contextlib.contextmanager
-def _beside(target: Path, source: Path) -> Iterator[Path]:
+def _beside(target: Path, source: str | Path) -> Iterator[Path]:
     """A file next to ``target`` under another name, taken away unless it was moved into place."""
     try:
         handle, name = tempfile.mkstemp(

@@ -37,8 +37,8 @@ MIDDLE_DB = 6.0
 CUT_DB = 40.0
 #: Levels below the loudest by more than this (dB) are silence, one as good as the other.
 SILENT_DB = -60.0
-#: A picture that differs from the one before by this much of full scale, and by so many times
-#: what pictures around it do, is a cut.
+#: Where pictures differ from those before by this much of full scale, and by so many times what
+#: pictures around them do, is a cut.
 CUT_CHANGE = 0.08
 CUT_TIMES = 5.0
 
@@ -163,20 +163,20 @@ def find_joins(
 
 
 def _picture_cut(path: str | Path, low: float, high: float) -> float | None:
-    """The time of the greatest change between two pictures, if that is a cut."""
-    changes, times = [], []
-    before: npt.NDArray[np.float32] | None = None
-    for frame in iter_frames(path, start_s=low, end_s=high, max_side=64):
-        image = frame.image.astype(np.float32) / 255
-        if before is not None and before.shape == image.shape:
-            changes.append(float(np.abs(image - before).mean()))
-            times.append(frame.pts_seconds)
-        before = image
+    """The time of the greatest lasting change of the picture, if that is a cut and no flash."""
+    shown: list[npt.NDArray[np.float32]] = []
+    times: list[float] = []
+    changes: list[float] = []
+    for frame in iter_frames(path, start_s=low - 0.1, end_s=high + 0.1, max_side=64):
+        shown = [*shown[-3:], frame.image.astype(np.float32) / 255]
+        times.append(frame.pts_seconds)
+        if len(shown) == 4:  # two pictures before, two after
+            changes.append(min(float(np.abs(b - a).mean()) for a in shown[:2] for b in shown[2:]))
     if not changes:
         return None
     top = int(np.argmax(changes))
     usual = float(np.median(changes))
-    return times[top] if changes[top] > max(CUT_CHANGE, CUT_TIMES * usual) else None
+    return times[top + 2] if changes[top] > max(CUT_CHANGE, CUT_TIMES * usual) else None
 
 
 def _levels(path: str | Path, audio_stream: int | None, start_s: float, end_s: float) -> Floats:

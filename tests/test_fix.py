@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,17 @@ class FakeDetector:
 
     def __init__(self, *answers: dict[str, Any]) -> None:
         self.answers: Iterator[dict[str, Any]] = iter(answers)
-        self.asked: list[tuple[str, int | None]] = []
+        self.cuts: Sequence[float] = ()
 
-    def score(self, path: Path, *, audio_stream: int | None = None, progress: Any) -> SyncResult:
-        self.asked.append((Path(path).name, audio_stream))
+    def score(
+        self,
+        path: Path,
+        *,
+        audio_stream: int | None = None,
+        progress: Any,
+        cuts: Sequence[float] = (),
+    ) -> SyncResult:
+        self.cuts = cuts
         progress(1.0)
         return result(path, **next(self.answers))
 
