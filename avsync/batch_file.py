@@ -217,7 +217,8 @@ class ResultsFile:
     def _is_current(self, line: Mapping[str, Any], task: Task, retry_failed: bool) -> bool:
         """Whether a line still holds for the file as it is now and as it is to be done."""
         source = line.get("source") or {}
-        if (source.get("size"), source.get("mtime_ns")) != (task.size, task.mtime_ns):
+        found = (source.get("size"), source.get("mtime_ns"), source.get("etag"))
+        if found != (task.size, task.mtime_ns, task.etag):
             return False
         if line.get("run") != self._run:
             return False
@@ -228,7 +229,9 @@ class ResultsFile:
             return True
         if fix.get("out") != printable_path(task.target):
             return False
-        return fix.get("status") != "fixed" or Path(task.target).is_file()
+        if fix.get("status") == "fixed":
+            return Path(task.target).is_file()
+        return tuple(fix.get("flags") or ()) == task.flags  # other options, another chance
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Which files a batch is about: folders, patterns, text lists and names made into one list."""
+"""Which files a batch is about: folders, patterns, URLs, text lists and names in one list."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avsync.errors import InvalidOptionError
+from avsync.remote import find_urls, is_url, url_place
 from avsync.result import printable_path
 
 __all__ = ["MEDIA_SUFFIXES", "Inputs", "file_key", "find_inputs", "place_copies"]
@@ -53,8 +54,8 @@ MEDIA_SUFFIXES = frozenset(
 class Inputs:
     """The files in the order they were named, each once.
 
-    base: the folder below which all of them lie, by the arguments and not by what was found, so
-    that it stays the same when a folder grows.
+    base: the folder below which all of them but URLs lie, by the arguments and not by what was
+    found, so that it stays the same when a folder grows.
     """
 
     paths: tuple[str, ...]
@@ -62,7 +63,9 @@ class Inputs:
 
 
 def file_key(path: str | os.PathLike[str]) -> str:
-    """What tells files apart: the absolute path, links not followed, as printable text."""
+    """What tells files apart: URL or absolute path, links not followed, as printable text."""
+    if is_url(path):
+        return printable_path(path)
     return printable_path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
 
 
@@ -76,8 +79,9 @@ def find_inputs(
 
     Args:
         arguments: files; folders (recursive, by :data:`MEDIA_SUFFIXES`, names that begin with a
-            dot left out); patterns with ``* ? [ ] **``; ``@FILE``, a text list. What exists under
-            its plain name is never taken for a pattern or list.
+            dot left out); patterns with ``* ? [ ] **``; URLs, of which ``*`` and a slash at the end
+            name several files (:func:`avsync.remote.find_urls`); ``@FILE``, a text list. What
+            exists under its plain name is never taken for a pattern or list.
         lists: text lists, UTF-8: a file, folder or pattern per line, relative to the current
             folder; empty lines and lines that begin with ``#`` are passed over. ``-`` is
             standard input.
@@ -95,7 +99,7 @@ def find_inputs(
     for name in _without_lists(names):
         for path, base in _expand(name, barred):
             found.setdefault(file_key(path), path)
-            if base not in bases:
+            if base is not None and base not in bases:
                 bases.append(base)
     if not found:
         shown = ", ".join(printable_path(n) for n in names[:3]) + (" ..." * (len(names) > 3))
@@ -127,8 +131,11 @@ def _lines(listing: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _expand(name: str, barred: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The files of one argument, each with the folder it counts as lying in."""
+def _expand(name: str, barred: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The files of one argument, each with the folder it counts as lying in (URLs: none)."""
+    if is_url(name):
+        yield from ((url, None) for url in find_urls(name, MEDIA_SUFFIXES))
+        return
     if os.path.isdir(name):  # noqa: PTH112
         base = os.path.abspath(name)  # noqa: PTH100
         yield from ((path, base) for path in _walk(name, barred))
@@ -198,17 +205,19 @@ def place_copies(
 
     Args:
         suffixes: endings that can be written; a file of another ending becomes ``NAME.EXT.mkv``.
+            The copy of a URL goes to its host and path.
 
     Raises:
         InvalidOptionError: the files have no folder in common, or a copy would replace an input.
     """
-    if inputs.base is None:
+    local = [path for path in inputs.paths if not is_url(path)]
+    if inputs.base is None and local:
         raise InvalidOptionError("the files lie on several drives: repair each drive by itself")
     known = frozenset(suffixes)
-    originals = {os.path.realpath(path) for path in inputs.paths}
+    originals = {os.path.realpath(path) for path in local}
     targets: list[str] = []
     for path in inputs.paths:
-        below = Path(os.path.relpath(path, inputs.base))
+        below = Path(url_place(path) if is_url(path) else os.path.relpath(path, inputs.base))
         if below.suffix.lower() not in known:
             below = below.with_name(below.name + ".mkv")
         target = Path(folder) / below

@@ -4,7 +4,7 @@ Every actor has one file at a time and the next is sent when it is done, so that
 however long the list is (back-pressure). An actor that dies is replaced and its file tried again;
 one that outlasts its time limit is killed. Actors that the cluster has no room for yet wait; the
 others go on meanwhile. All nodes need avsync[ray], avsync's version and the files under the same
-paths (a shared file system).
+paths (a shared file system), or as URLs (avsync[remote]).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from avsync.batch_work import BatchItem, DetectorOptions, Task, Worker, failed_item
 from avsync.errors import AVSyncError, DependencyMissingError
+from avsync.remote import is_url
 from avsync.result import printable_path
 
 __all__ = ["RayEngineError", "run_ray"]
@@ -159,7 +160,8 @@ class _Crew:
 
     def _ask(self, seat: _Seat, task: Task) -> None:
         """Give an actor its next file; actors elsewhere have another current folder."""
-        absolute = replace(task, path=os.path.abspath(task.path))  # noqa: PTH100
+        path = task.path if is_url(task.path) else os.path.abspath(task.path)  # noqa: PTH100
+        absolute = replace(task, path=path)
         seat.task, seat.since = task, time.monotonic()
         self._seats[seat.actor.run.remote(absolute)] = seat
 

@@ -82,7 +82,8 @@ class Task:
     key: the absolute path as printable text, by which files are told apart. size, mtime_ns: of
     the file when the batch was planned; None when it was not there. target: where a repaired copy
     goes; None repairs nothing. staging: a folder on the same file system for unfinished copies.
-    limit_s: how long a worker may take.
+    limit_s: how long a worker may take. etag: what a URL's store calls this state of the file.
+    flags: options of :func:`avsync.fix` that are set, such as ``piecewise``.
     """
 
     path: str
@@ -92,6 +93,8 @@ class Task:
     limit_s: float
     target: str | None = None
     staging: str | None = None
+    etag: str | None = None
+    flags: tuple[str, ...] = ()
 
 
 class _Frozen(BaseModel):
@@ -108,6 +111,8 @@ class FixNote(_Frozen):
     """The offset that is left, measured on the copy."""
     error: PathText | None = None
     """Why there is no copy."""
+    flags: tuple[str, ...] = ()
+    """With which of ``drift``, ``piecewise`` and ``force`` it was tried."""
 
 
 class BatchItem(_Frozen):
@@ -124,6 +129,7 @@ class BatchItem(_Frozen):
     elapsed_s: Seconds = Field(default=0.0, ge=0.0)
     size: int | None = None
     mtime_ns: int | None = None
+    etag: str | None = None
     worker: str | None = None
     """Who did it: ``pid 123`` or ``node 1a2b3c...``; not in the results file."""
 
@@ -142,7 +148,7 @@ class BatchItem(_Frozen):
         line["error_type"] = self.error_type
         line["fix"] = None if self.fix is None else self.fix.model_dump(mode="json")
         line["elapsed_s"] = self.elapsed_s
-        line["source"] = {"size": self.size, "mtime_ns": self.mtime_ns}
+        line["source"] = {"size": self.size, "mtime_ns": self.mtime_ns, "etag": self.etag}
         line["run"] = None if run is None else dict(run)
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
@@ -166,6 +172,7 @@ class BatchItem(_Frozen):
             elapsed_s=own["elapsed_s"] or 0.0,
             size=source.get("size"),
             mtime_ns=source.get("mtime_ns"),
+            etag=source.get("etag"),
         )
 
 
@@ -220,6 +227,7 @@ class Worker:
             elapsed_s=time.monotonic() - started,
             size=task.size,
             mtime_ns=task.mtime_ns,
+            etag=task.etag,
             worker=self.ready(),
         )
 
@@ -256,6 +264,9 @@ class Worker:
                 room / target.name,
                 audio_stream=self._options.audio_stream,
                 detector=_Remembering(self._detector, result),  # type: ignore[arg-type]
+                drift="drift" in task.flags,
+                piecewise="piecewise" in task.flags,
+                force="force" in task.flags,
             )
             (room / target.name).replace(target)
         except SETUP_ERRORS:
@@ -266,13 +277,18 @@ class Worker:
             if room is not None:
                 message = message.replace(str(room / target.name), str(target))
             return FixNote(
-                status="refused" if refused else "failed", out=task.target, error=message
+                status="refused" if refused else "failed",
+                out=task.target,
+                error=message,
+                flags=task.flags,
             )
         finally:
             if room is not None:
                 with contextlib.suppress(OSError):
                     shutil.rmtree(room)
-        return FixNote(status="fixed", out=task.target, residual_ms=done.residual_ms)
+        return FixNote(
+            status="fixed", out=task.target, residual_ms=done.residual_ms, flags=task.flags
+        )
 
 
 class _Remembering:

@@ -51,7 +51,9 @@ class Engine(str, Enum):
 def batch(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUTS", help="Files, folders (recursive), patterns, @LISTS."),
+        typer.Argument(
+            metavar="INPUTS", help="Files, folders (recursive), patterns, URLs, @LISTS."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Results, a JSON line per file.")
@@ -67,6 +69,15 @@ def batch(
         Path | None,
         typer.Option(metavar="DIR", help="Repair what is out of sync into this folder."),
     ] = None,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Repairs undo a measured drift as well.")
+    ] = False,
+    piecewise: Annotated[
+        bool, typer.Option("--piecewise", help="Repairs move parts each by its own offset.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Repair what is out of sync though not sure enough.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="HTML reports with an index, at the end.")
     ] = None,
@@ -108,29 +119,28 @@ def batch(
 
     One JSON line per file is written as soon as it is done; the file is valid whenever the batch
     is stopped or killed, and --resume goes on. A file that crashes or hangs its worker costs that
-    file only. Files done count by size, time of change, model and options.
+    file only. Files done count by size, time of change, model and options. --csv and --report are
+    written after Ctrl-C too, of what is done.
 
     Exit code, over all files: 0 every file was judged, 2 usage or set-up error, 3 a file could not
     be judged or its repair was refused, 4 a file could not be read, crashed or took too long, 5 a
     repaired copy could not be written or did not pass its check, 130 stopped by Ctrl-C.
     """
     with clean_exit():
-        from avsync.batch import plan_batch
+        from avsync.batch import BatchOptions, plan_batch
         from avsync.batch_file import ResultsFile
         from avsync.batch_inputs import find_inputs
 
         make_report = None if report is None else _report_maker()
-        plan = plan_batch(
-            find_inputs(
-                inputs or [],
-                lists=listing or [],
-                leave_out=[folder for folder in (fix_dir, report) if folder is not None],
-            ),
+        options = BatchOptions(
             jobs=jobs,
             engine=engine.value,
             timeout_s=timeout,
             retries=retries,
             fix_dir=fix_dir,
+            drift=drift,
+            piecewise=piecewise,
+            force=force,
             model=model,
             provider=provider.value,
             threads=threads,
@@ -139,13 +149,16 @@ def batch(
             audio_stream=audio_stream,
             ray_address=ray_address,
         )
+        leave_out = [folder for folder in (fix_dir, report) if folder is not None]
+        found = find_inputs(inputs or [], lists=listing or [], leave_out=leave_out)
+        plan = plan_batch(found, options)
         with ResultsFile(out, plan.run) as results:
             code = _run(plan, results, resume or retry_failed, retry_failed)
         if csv is not None:
             from avsync.batch_file import write_csv
 
             write_csv(out, csv)
-        if make_report is not None and code != Exit.interrupted:
+        if make_report is not None:
             make_report(out, report)
     raise typer.Exit(code)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from batch_fake import touch
 
-from avsync.batch import _limit_s, plan_batch
+from avsync.batch import BatchOptions, _limit_s, plan_batch
 from avsync.batch_inputs import Inputs, find_inputs, place_copies
 from avsync.errors import InvalidOptionError, ModelNotFoundError
 
@@ -71,9 +71,9 @@ def test_plan_refuses_nonsense() -> None:
         {"tolerance": "eub"},
     ):
         with pytest.raises(InvalidOptionError):
-            plan_batch(inputs, **options)
+            plan_batch(inputs, BatchOptions(**options))
     with pytest.raises(ModelNotFoundError, match="nowhere"):
-        plan_batch(inputs, model="nowhere")
+        plan_batch(inputs, BatchOptions(model="nowhere"))
     assert _limit_s(None, twice=False) == 300
     assert _limit_s(10_000_000, twice=True) == 1200
     assert _limit_s(10**12, twice=False) == 6 * 3600
