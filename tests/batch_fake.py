@@ -12,6 +12,7 @@ from typing import Any
 from avsync.batch_inputs import file_key
 from avsync.batch_work import Task
 from avsync.errors import MediaReadError, ModelCorruptError
+from avsync.media import probe
 from avsync.result import SyncResult
 
 #: Where workers find the detector.
@@ -21,7 +22,8 @@ FAKE = "batch_fake:Detector"
 class Detector:
     """NAME.mp4: ``late*``, ``drift*`` and ``mute*`` are statuses, ``text*`` is no media,
     ``crash*`` kills the process, ``once*`` does so the first time, ``hang*`` never ends,
-    ``bug*`` raises, ``setup*`` is a broken model; all others are in sync."""
+    ``bug*`` raises, ``probe*`` is looked into, ``setup*`` is a broken model; all others are in
+    sync."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -54,7 +56,8 @@ class Detector:
             answer = {"status": "out_of_sync", "offset_ms": -120, "probability": 0.3}
         if name.startswith("mute"):
             answer = {"status": "no_audio"}
-        return SyncResult(path=str(path), model="fake", duration_s=8, windows=4, **answer)
+        seconds = probe(path).duration_s if name.startswith("probe") else 8
+        return SyncResult(path=str(path), model="fake", duration_s=seconds, windows=4, **answer)
 
 
 def touch(*names: str) -> None:

@@ -94,6 +94,24 @@ def test_worker_repairs() -> None:
     assert list(Path("stage").iterdir()) == []
 
 
+def test_fix_takes_the_options_of_the_batch(run: Run) -> None:
+    media = write_media(Path("unsure.mp4")).path.read_bytes()
+    touch("in/x")
+    Path("in/unsure.mp4").write_bytes(media)
+    arguments = ("in", "-o", "r.jsonl", "--fix-dir", "D", "--jobs", "1", "--resume")
+    for flags, code, status in (
+        ([], 3, "refused"),
+        (["--piecewise", "--drift"], 3, "refused"),
+        (["--force"], 0, "fixed"),
+    ):
+        found, _, _ = run(*arguments, *flags)
+        (line,) = lines()
+        assert (found, line["fix"]["status"]) == (code, status)
+        assert line["fix"]["flags"] == sorted(flag[2:] for flag in flags)
+        assert "1 files (1 done before)" in run(*arguments, *flags)[1]
+    assert run("in", "-o", "r2.jsonl", "--piecewise")[0] == 2
+
+
 def test_crash_words() -> None:
     assert crash_words(-11) == "the worker process died at it (SIGSEGV)"
     assert crash_words(3) == "the worker process died at it (exit code 3)"
@@ -268,7 +286,7 @@ def wait_for_end(group: int) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ctrl_c_leaves_a_valid_file() -> None:
     touch(*(f"in/good{i:02d}.mp4" for i in range(60)))
-    process = start("in", "-o", "r.jsonl", "--jobs", "2", "--csv", "r.csv")
+    process = start("in", "-o", "r.jsonl", "--jobs", "2", "--csv", "r.csv", "--report", "html")
     wait_for_lines(5)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -279,6 +297,8 @@ def test_ctrl_c_leaves_a_valid_file() -> None:
     assert 5 <= count < 60
     assert out.startswith(f"{count} files: {count} in_sync")
     assert Path("r.csv").read_text("utf-8").count("\n") == count + 1
+    pages = sorted(p.name[:6] for p in Path("html/files").iterdir())
+    assert pages == sorted(Path(line["path"]).stem for line in lines())
     wait_for_end(process.pid)
 
 

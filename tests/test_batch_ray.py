@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 from batch_fake import FAKE, touch
+from factory import write_media
+from web import serving
 
 import avsync
 from avsync import batch_work
 from avsync.errors import DependencyMissingError, ModelCorruptError
+from avsync.media import probe
 
 TESTS = str(Path(__file__).parent)
 
@@ -80,3 +83,19 @@ def test_retry_more_actors_than_room_and_set_up(
     touch("bad/setup.mp4")
     with pytest.raises(ModelCorruptError, match="broken"):
         list(avsync.score_many(["bad"], jobs=1, engine="ray"))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_actors_read_from_the_web(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="needs fsspec (avsync[remote])")
+    pytest.importorskip("aiohttp", reason="needs aiohttp (avsync[remote])")
+    write_media(tmp_path / "probe.mp4")
+    with serving(tmp_path) as (url, parts):
+        urls = [f"{url}/probe.mp4", f"{url}/probe_gone.mp4"]
+        found = {i.path: i for i in avsync.score_many(urls, jobs=1, engine="ray")}
+        assert parts
+    assert found[urls[0]].result is not None
+    assert found[urls[0]].result.duration_s == pytest.approx(
+        probe(tmp_path / "probe.mp4").duration_s
+    )
+    assert found[urls[1]].error == f"{urls[1]}: no such file"
