@@ -1,34 +1,22 @@
 """Reports in a real browser: sorting, filtering, phone width, dark mode, and nothing to complain.
 
-Needs Debian's chromium and chromium-driver (or Chrome's) and selenium; skipped where one is
-missing. Nothing is downloaded: selenium is given the driver that is installed.
+Skipped where there is no browser (see browser.py).
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import needs_browser, start_browser
 from report_samples import everything, leads
 
 from avsync.report import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="needs chromium and chromedriver (chromium-driver)"
-)
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --disable-dev-shm-usage"
-)
+pytestmark = needs_browser
 
 
 class Browser:
@@ -76,15 +64,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_page_load_timeout(60)
+    driver = start_browser(tmp_path_factory.mktemp("profile"))
     yield Browser(driver)
     driver.quit()
 
