@@ -34,13 +34,14 @@ from avsync.training.encoder import (
     SyncEncoder,
 )
 
-__all__ = ["export_model", "load_weights", "save_weights"]
+__all__ = ["export_model", "load_weights", "save_weights", "token"]
 
 OPSET = 17
 PARITY = 1e-4
 
 
-def _token(local: Tensor, wide: Tensor) -> Tensor:
+def token(local: Tensor, wide: Tensor) -> Tensor:
+    """Shipped tokens (T, d) of local and context unit vectors (1, T, …)."""
     return torch.cat([local * LOCAL_SHARE**0.5, wide * (1 - LOCAL_SHARE) ** 0.5], -1)[0]
 
 
@@ -51,7 +52,7 @@ class _VideoGraph(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         local, wide = self.tower(crops.unsqueeze(0))
-        return _token(local, wide)
+        return token(local, wide)
 
 
 class _AudioGraph(nn.Module):
@@ -61,7 +62,7 @@ class _AudioGraph(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         local, wide = self.tower(mel.unsqueeze(0))
-        return _token(local, wide)
+        return token(local, wide)
 
 
 def save_weights(model: SyncEncoder, file: Path) -> None:

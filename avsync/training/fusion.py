@@ -32,10 +32,7 @@ HIDDEN = -1e4
 
 
 class FusionConfig(BaseModel):
-    """Widths of one fusion network.
-
-    ``prior``: start from the encoders' local score; ``gated``: the encoders weigh their tokens.
-    """
+    """Widths of one fusion network. ``prior``: start from the encoders' local cosine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,14 +43,12 @@ class FusionConfig(BaseModel):
     layers: int = 4
     dropout: float = 0.1
     prior: bool = True
-    gated: bool = False
 
     @classmethod
     def on(cls, encoder: SyncEncoder, **widths: Any) -> FusionConfig:
         """A configuration that fits an encoder pair."""
         e = encoder.config
-        gated = bool(getattr(e, "gated", False))
-        return cls(token_dim=e.dim, local_dim=e.local_dim, gated=gated, **widths)
+        return cls(token_dim=e.dim, local_dim=e.local_dim, **widths)
 
 
 def audio_span(ticks: int) -> int:
@@ -99,23 +94,6 @@ def _times(dim: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
 
 
-class _LocalHead(nn.Module):
-    """A tower's local head: trunk tokens to unit vectors, times their gate where it has one."""
-
-    def __init__(self, config: FusionConfig, tower: nn.Module | None) -> None:
-        super().__init__()
-        self.linear = nn.Linear(config.token_dim, config.local_dim)
-        self.gate = nn.Linear(config.token_dim, 1) if config.gated else None
-        if tower is not None:
-            self.linear.load_state_dict(tower.local.state_dict())
-        if tower is not None and self.gate is not None:
-            self.gate.load_state_dict(tower.local_gate.linear.state_dict())
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        unit = functional.normalize(self.linear(tokens), dim=-1)
-        return unit if self.gate is None else unit * 2 * torch.sigmoid(self.gate(tokens))
-
-
 class FusionNetwork(nn.Module):
     """Logit of "in sync" for windows of trunk tokens.
 
@@ -138,15 +116,19 @@ class FusionNetwork(nn.Module):
         self.fc = nn.Linear(config.dim, config.dim)
         self.classifier = nn.Linear(config.dim, 1)
         self.register_buffer("_times", _times(config.dim), persistent=False)
-        self.video_local = _LocalHead(config, encoder and encoder.video).requires_grad_(False)
-        self.audio_local = _LocalHead(config, encoder and encoder.audio).requires_grad_(False)
+        self.video_local = nn.Linear(config.token_dim, config.local_dim).requires_grad_(False)
+        self.audio_local = nn.Linear(config.token_dim, config.local_dim).requires_grad_(False)
+        if encoder is not None:
+            self.video_local.load_state_dict(encoder.video.local.state_dict())
+            self.audio_local.load_state_dict(encoder.audio.local.state_dict())
         self.prior_log_scale = nn.Parameter(torch.tensor(10.0).log())
         if config.prior:
             nn.init.zeros_(self.classifier.weight)
 
     def cosine(self, video: Tensor, audio: Tensor) -> Tensor:
-        """(B, W) local scores of each video token and the audio token of the same tick."""
-        return (self.video_local(video) * self.audio_local(audio[:, 1::2])).sum(-1)
+        """(B, W) local cosines of each video token and the audio token of the same tick."""
+        seen, heard = self.video_local(video), self.audio_local(audio[:, 1::2])
+        return functional.cosine_similarity(seen, heard, dim=-1)
 
     def forward(
         self,

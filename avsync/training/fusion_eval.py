@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from avsync.protocol import FRAME_COUNTS, HALF, clip_accuracy
 from avsync.training.encoder import SyncEncoder
+from avsync.training.export import token
 from avsync.training.fusion import FusionNetwork, audio_span
 from avsync.training.token_cache import TokenClip
 
@@ -60,16 +61,13 @@ def window_scores(
 
 @torch.no_grad()
 def cosine_rows(encoder: SyncEncoder, clip: TokenClip) -> FloatArray:
-    """Scores (T, 31) of all tokens at whole ticks: the mean of local and context cosine."""
+    """Scores (T, 31) of all tokens at whole ticks: what the shipped tokens' product is."""
     parts = []
     for tower, tokens in ((encoder.video, clip.video), (encoder.audio, clip.audio[2::2])):
         x = torch.from_numpy(tokens).float()[None]
-        around = tower.context(x)
         local = functional.normalize(tower.local(x), dim=-1)
-        wide = functional.normalize(tower.wide(around), dim=-1)
-        if getattr(tower, "local_gate", None) is not None:
-            local, wide = local * tower.local_gate(x), wide * tower.wide_gate(around)
-        parts.append(torch.cat([local, wide], -1)[0] * 0.5**0.5)
+        wide = functional.normalize(tower.wide(tower.context(x)), dim=-1)
+        parts.append(token(local, wide))
     video, audio = parts
     windows: Tensor = audio.unfold(0, SHIFTS, 1)[: len(video)]
     scores = torch.einsum("td,tds->ts", video, windows).numpy()

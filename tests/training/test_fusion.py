@@ -230,8 +230,8 @@ class TestEvaluation:
         network = FusionNetwork(SMALL.model_copy(update={"local_dim": WIDTH})).eval()
         with torch.no_grad():
             for head in (network.video_local, network.audio_local):
-                head.linear.weight.copy_(torch.eye(WIDTH))
-                head.linear.bias.zero_()
+                head.weight.copy_(torch.eye(WIDTH))
+                head.bias.zero_()
         film = clip(1, shift=18)
         logits, cosines = window_scores(network, film, [0, 5], 3)
         assert cosines.argmax(1).tolist() == [18, 18]
