@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure import click_near, errors_ms, flash_times
 
-from avsync import media
+from avsync import media, sound
 from avsync.errors import InvalidOptionError, MediaReadError
 
 PCM = AudioSpec("pcm_s16le")
@@ -169,7 +169,7 @@ def test_long_sound_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_an_hour_of_gap_is_poured_in_pieces() -> None:
-    line = media._Timeline(16_000, 1.0)
+    line = sound.Timeline(16_000, 1.0)
     assert list(line.begin_run(0.0)) == []
     tracemalloc.start()
     try:
@@ -191,7 +191,7 @@ def test_timeline_lays_runs_where_they_belong(
     runs: list[tuple[int, int]], size: int, block: int
 ) -> None:
     """Against a plain model: one array, zeros in gaps, the earlier run wins an overlap."""
-    line = media._Timeline(100, size / 100)
+    line = sound.Timeline(100, size / 100)
     assert line.size == size
     first = runs[0][0]
     model = np.zeros(0, np.float32)
