@@ -22,6 +22,7 @@ __all__ = [
     "Exit",
     "Provider",
     "clean_exit",
+    "clock",
     "complain",
     "expand_patterns",
     "progress_bar",
@@ -106,6 +107,16 @@ def expand_patterns(arguments: Sequence[str]) -> list[str]:
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207
         paths.extend(matches or [argument])
     return paths
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss.s, hours only where there are any."""
+    sign = "-" if seconds < 0 else ""
+    minutes, rest = divmod(round(abs(seconds), 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours:
+        return f"{sign}{hours}:{minutes:02d}:{rest:04.1f}"
+    return f"{sign}{minutes}:{rest:04.1f}"
 
 
 def stdout_console() -> Console:

@@ -22,17 +22,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from avsync.errors import (
+    SETUP_ERRORS,
     AVSyncError,
-    DependencyMissingError,
     InvalidOptionError,
-    ModelCorruptError,
-    ModelNotFoundError,
-    ProviderUnavailableError,
 )
+from avsync.fields import Milliseconds, PathText, Seconds
 from avsync.result import (
-    Milliseconds,
-    PathText,
-    Seconds,
     Status,
     SyncResult,
     printable_path,
@@ -51,13 +46,6 @@ __all__ = [
 
 #: Where workers find the detector's class, as ``module:name``.
 DETECTOR = "avsync.detector:SyncDetector"
-
-SETUP_ERRORS = (
-    DependencyMissingError,
-    ModelCorruptError,
-    ModelNotFoundError,
-    ProviderUnavailableError,
-)
 
 _OWN = ("error", "error_type", "fix", "elapsed_s", "source", "run")
 

@@ -15,7 +15,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from avsync import __version__, cli_batch, cli_fix, cli_models, cli_report, cli_train
+from avsync import (
+    __version__,
+    cli_batch,
+    cli_fix,
+    cli_models,
+    cli_report,
+    cli_speakers,
+    cli_train,
+)
 from avsync._console import (
     Exit,
     MaxOffsetOption,
@@ -24,19 +32,13 @@ from avsync._console import (
     ProviderOption,
     ToleranceOption,
     clean_exit,
+    clock,
     complain,
     expand_patterns,
     progress_bar,
     stdout_console,
 )
-from avsync.errors import (
-    AVSyncError,
-    DependencyMissingError,
-    InvalidOptionError,
-    ModelCorruptError,
-    ModelNotFoundError,
-    ProviderUnavailableError,
-)
+from avsync.errors import SETUP_ERRORS, AVSyncError, InvalidOptionError
 from avsync.report_lines import Unread
 from avsync.result import (
     Status,
@@ -59,15 +61,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-# Faults that every other file would meet as well: stop at once.
-_SETUP_ERRORS = (
-    DependencyMissingError,
-    ModelCorruptError,
-    ModelNotFoundError,
-    ProviderUnavailableError,
-)
-
 
 _STYLES = {Status.in_sync: "green", Status.out_of_sync: "red", Status.drift: "red"}
 
@@ -145,7 +138,7 @@ def score(
             try:
                 with progress_bar(_label(path, position, len(paths))) as progress:
                     result = detector.score(path, audio_stream=audio_stream, progress=progress)
-            except _SETUP_ERRORS:
+            except SETUP_ERRORS:
                 raise
             except AVSyncError as error:
                 complain(_with_path(path, error))
@@ -168,6 +161,7 @@ def score(
 app.command()(cli_fix.fix)
 app.command()(cli_batch.batch)
 app.command()(cli_report.report)
+app.command()(cli_speakers.speakers)
 app.command()(cli_models.export)
 app.command()(cli_models.evaluate)
 app.command()(cli_models.lse)
@@ -210,20 +204,10 @@ def _segment_table(result: SyncResult) -> Table:
         table.add_column(heading, justify="left" if heading == "offset" else "right")
     for segment in result.segments:
         table.add_row(
-            _clock(segment.start_s),
-            _clock(segment.end_s),
+            clock(segment.start_s),
+            clock(segment.end_s),
             offset_words(segment.offset_ms),
             f"{percent_sure(segment.probability)} %",
             "" if segment.track is None else str(segment.track),
         )
     return table
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as h:mm:ss.s, hours only where there are any."""
-    sign = "-" if seconds < 0 else ""
-    minutes, rest = divmod(round(abs(seconds), 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    if hours:
-        return f"{sign}{hours}:{minutes:02d}:{rest:04.1f}"
-    return f"{sign}{minutes}:{rest:04.1f}"

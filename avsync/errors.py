@@ -7,8 +7,10 @@ Each child also inherits from the builtin a Python programmer would expect, so t
 from __future__ import annotations
 
 __all__ = [
+    "SETUP_ERRORS",
     "AVSyncError",
     "DependencyMissingError",
+    "InvalidArrayError",
     "InvalidOptionError",
     "MediaNotFoundError",
     "MediaReadError",
@@ -48,3 +50,16 @@ class DependencyMissingError(AVSyncError, ImportError):
 
 class InvalidOptionError(AVSyncError, ValueError):
     """An option has a value that makes no sense."""
+
+
+class InvalidArrayError(AVSyncError, ValueError):
+    """Frames, samples or their times have a type, shape or value that makes no sense."""
+
+
+SETUP_ERRORS = (
+    DependencyMissingError,
+    ModelCorruptError,
+    ModelNotFoundError,
+    ProviderUnavailableError,
+)
+"""Faults that every other file would meet as well."""

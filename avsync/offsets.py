@@ -32,6 +32,7 @@ __all__ = [
     "gather",
     "peak",
     "probability",
+    "window_scores",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -128,12 +129,12 @@ class Estimate:
     curve: FloatArray
 
 
-def _window_scores(
-    track: TrackTokens, audio: AudioTokens, window: int, reach: int
+def window_scores(
+    track: TrackTokens, audio: AudioTokens, start: int, reach: int
 ) -> tuple[FloatArray, int] | None:
-    """Mean cosine (S,) of a track's window at every shift, and the number of visible ticks."""
-    start = max(window * WINDOW_TICKS, track.first)
-    stop = min((window + 1) * WINDOW_TICKS, track.first + len(track.tokens))
+    """Mean cosine (S,) of a track's window from tick ``start`` at every shift, visible ticks."""
+    stop = min(start + WINDOW_TICKS, track.first + len(track.tokens))
+    start = max(start, track.first)
     rows = np.arange(start, stop)[track.valid[start - track.first : stop - track.first]]
     if len(rows) < MIN_TICKS:
         return None
@@ -178,7 +179,7 @@ def gather(tracks: Sequence[TrackTokens], audio: AudioTokens, *, max_offset_ms: 
         first = track.first // WINDOW_TICKS
         last = (track.first + len(track.tokens) - 1) // WINDOW_TICKS
         for window in range(first, last + 1):
-            found = _window_scores(track, audio, window, reach)
+            found = window_scores(track, audio, window * WINDOW_TICKS, reach)
             if found is not None:
                 seen.setdefault(window, {})[k] = found
     spoken = sorted(w for w in seen if _speech_share(audio, w, reach) >= MIN_SPEECH)

@@ -31,6 +31,7 @@ from avsync.checks import (
 )
 from avsync.demux import pick_audio
 from avsync.errors import InvalidOptionError
+from avsync.fields import Milliseconds, Seconds
 from avsync.reaudio import Stretch
 from avsync.remote import is_url
 from avsync.remux import (
@@ -40,8 +41,6 @@ from avsync.remux import (
     write_moved,
 )
 from avsync.result import (
-    Milliseconds,
-    Seconds,
     Status,
     SyncResult,
     offset_words,

@@ -11,26 +11,26 @@ is the delay to give to the audio to repair the file. Times are seconds on the c
 from __future__ import annotations
 
 import math
-import os
 import re
 from enum import Enum
 from itertools import pairwise
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from avsync import __version__
 from avsync.errors import InvalidOptionError
+from avsync.fields import (
+    Frozen,
+    Milliseconds,
+    PathText,
+    Pixels,
+    Probability,
+    Score,
+    Seconds,
+    printable_path,
+)
 
 __all__ = [
     "DEFAULT_TOLERANCE",
@@ -43,6 +43,7 @@ __all__ = [
     "SyncResult",
     "Tolerance",
     "Track",
+    "Turn",
     "direction_of",
     "offset_words",
     "percent_sure",
@@ -54,14 +55,6 @@ MIN_WINDOWS = 3
 """So many windows that do not overlap must agree before an offset is claimed."""
 
 Direction = Literal["audio_leads", "audio_lags", "aligned"]
-
-
-def printable_path(path: object) -> str:
-    """A path as text that any encoder takes: bytes that are no UTF-8 become ``\\udcXX``."""
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if isinstance(text, bytes):
-        text = os.fsdecode(text)
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def unread_line(path: object) -> dict[str, Any]:
@@ -79,19 +72,6 @@ def unread_line(path: object) -> dict[str, Any]:
         "model": None,
         "avsync_version": __version__,
     }
-
-
-def _rounded(digits: int) -> AfterValidator:
-    # + 0.0 turns -0.0 into 0.0
-    return AfterValidator(lambda value: round(value, digits) + 0.0)
-
-
-Milliseconds = Annotated[float, _rounded(2)]
-Seconds = Annotated[float, _rounded(4)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0), _rounded(4)]
-Score = Annotated[float, _rounded(5)]
-Pixels = Annotated[float, _rounded(1)]
-PathText = Annotated[str, BeforeValidator(printable_path)]
 
 
 class Status(str, Enum):
@@ -163,11 +143,7 @@ def _half_up(value: float) -> int:
     return math.floor(value + 0.5)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Tolerance(_Frozen):
+class Tolerance(Frozen):
     """How far audio may be early or late and still count as in sync.
 
     ``early_ms`` and ``late_ms`` are both given as amounts (>= 0); the limits are inclusive.
@@ -247,7 +223,7 @@ def _in_order(span: _SpanT) -> _SpanT:
     return span
 
 
-class Segment(_Frozen):
+class Segment(Frozen):
     """A stretch of time with one offset. Stretches without evidence are not listed."""
 
     start_s: Seconds
@@ -262,7 +238,7 @@ class Segment(_Frozen):
     _ordered = model_validator(mode="after")(_in_order)
 
 
-class Track(_Frozen):
+class Track(Frozen):
     """One face followed over time."""
 
     id: int = Field(ge=0)
@@ -273,14 +249,29 @@ class Track(_Frozen):
     box: tuple[Pixels, Pixels, Pixels, Pixels]
     """Mean box (left, top, right, bottom) in pixels of the upright picture."""
     speaking: Probability | None = None
-    """Probability that this face speaks what is heard; None when that was not judged."""
+    """Probability that this face speaks any of what is heard; None when that was not judged."""
     score: Score | None = None
-    """Height of this track's best shift above the rest of its curve; None when not scored."""
+    """Height of its curve at the file's offset above the rest of it; None when not scored."""
+    share: Probability | None = None
+    """Share of all speech that is this face's, by the model; None when that was not judged."""
 
     _ordered = model_validator(mode="after")(_in_order)
 
 
-class Curve(_Frozen):
+class Turn(Frozen):
+    """A stretch of speech, on the picture's clock, and whose it is."""
+
+    start_s: Seconds
+    end_s: Seconds
+    track: int | None = None
+    """The :attr:`Track.id` of the face that speaks; None: nobody who is seen (off screen)."""
+    probability: Probability
+    """Probability that this is right, by the model (see :mod:`avsync.speakers`)."""
+
+    _ordered = model_validator(mode="after")(_in_order)
+
+
+class Curve(Frozen):
     """The score of every shift, over the whole file: the evidence behind the offset."""
 
     shift_ms: tuple[Milliseconds, ...]
@@ -297,7 +288,7 @@ class Curve(_Frozen):
         return self
 
 
-class SyncResult(_Frozen):
+class SyncResult(Frozen):
     """The verdict on one file.
 
     ``offset_ms``, ``direction`` and ``probability`` are there exactly when ``status`` is
@@ -331,6 +322,8 @@ class SyncResult(_Frozen):
     speech_s: Annotated[Seconds, Field(ge=0.0)] | None = None
     """Seconds of speech that were found; None when nobody listened."""
     curve: Curve | None = None
+    turns: tuple[Turn, ...] = ()
+    """Who speaks when, in order; empty where that could not be told."""
 
     @field_validator("direction")
     @classmethod

@@ -24,6 +24,7 @@ from avsync.offsets import (
 from avsync.result import MIN_WINDOWS, Curve, Segment, Status, SyncResult, Tolerance, Track
 from avsync.runtime import Calibration
 from avsync.segments import CHOSEN_CLARITY, Drift, find_drift, find_pieces
+from avsync.speakers import Voices, find_voices, offset_over_time, unseen_voices
 
 __all__ = ["TrackSight", "judge"]
 
@@ -52,6 +53,26 @@ class TrackSight:
     mouth_motion: float
     seen_s: float
 
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        first: int,
+        valid: npt.NDArray[np.bool_],
+        boxes: npt.NDArray[np.float32],
+        opening: npt.NDArray[np.float32],
+    ) -> TrackSight:
+        """From a face's crops since tick ``first``; see :class:`avsync.crops.CropChunk`."""
+        return cls(
+            id=number,
+            start_s=first / 25,
+            end_s=(first + len(valid)) / 25,
+            face_px=float(np.median(boxes[:, 2] - boxes[:, 0])),
+            box=tuple(float(v) for v in boxes.mean(0)),
+            mouth_motion=float(np.std(opening[valid])) if valid.any() else 0.0,
+            seen_s=float(valid.sum()) / 25,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -78,7 +99,7 @@ def judge(
     """
 
     def unjudged(status: Status, reason: str | None = None, **more: Any) -> SyncResult:
-        seen = tuple(_track(s, None, None) for s in sights)
+        seen = tuple(_track(s) for s in sights)
         return SyncResult(status=status, reason=reason, **({"tracks": seen} | common | more))
 
     need = MIN_WINDOWS * WINDOW_TICKS * TICK_MS / 1000
@@ -88,7 +109,7 @@ def judge(
             Status.too_short, f"the file lasts {duration_s:.1f} s; {need:.1f} s are needed"
         )
     if not tracks:
-        return unjudged(Status.no_face)
+        return unjudged(Status.no_face, turns=unseen_voices(audio, 1.0))
     evidence = gather(tracks, audio, max_offset_ms=max_offset_ms)
     if evidence.seen_windows < MIN_WINDOWS:
         longest = max(s.seen_s for s in sights)
@@ -121,11 +142,21 @@ def judge(
     }
     if not claimed or abs(whole.found.offset_ms) > max_offset_ms:
         status, reason = _why_not(sights, whole)
-        return unjudged(status, reason, probability=whole.probability, **common)
-    seen = tuple(_rated(evidence, k, sights[k], whole, calibration) for k in range(len(sights)))
+        unseen = unseen_voices(audio, 1 - whole.probability)
+        return unjudged(status, reason, probability=whole.probability, turns=unseen, **common)
     offset = whole.found.offset_ms
     span = (min(s.start_s for s in sights), max(s.end_s for s in sights))
     segments = tuple(_segment(evidence, p, span) for p in claimed)
+    drift_rate = None if drift is None else drift.ms_per_min
+    voices = find_voices(
+        tracks,
+        audio,
+        scale=calibration.scale,
+        offset_ms=offset_over_time(segments, drift_rate),
+    )
+    seen = tuple(
+        _rated(evidence, k, sights[k], whole, calibration, voices) for k in range(len(sights))
+    )
     amiss = not all(tolerance.contains(s.offset_ms) for s in segments)
     if drift is not None:
         ends = (drift.offset_ms_start, drift.offset_ms_end)
@@ -140,9 +171,10 @@ def judge(
         status=status,
         offset_ms=offset,
         probability=whole.probability,
-        drift_ms_per_min=None if drift is None else drift.ms_per_min,
+        drift_ms_per_min=drift_rate,
         segments=segments,
         tracks=seen,
+        turns=voices.turns,
         **common,
     )
 
@@ -240,7 +272,12 @@ def _segment(evidence: Evidence, piece: _Piece, span: tuple[float, float]) -> Se
     )
 
 
-def _track(sight: TrackSight, speaking: float | None, score: float | None) -> Track:
+def _track(
+    sight: TrackSight,
+    speaking: float | None = None,
+    share: float | None = None,
+    score: float | None = None,
+) -> Track:
     left, top, right, bottom = sight.box
     return Track(
         id=sight.id,
@@ -249,18 +286,25 @@ def _track(sight: TrackSight, speaking: float | None, score: float | None) -> Tr
         face_px=sight.face_px,
         box=(left, top, right, bottom),
         speaking=speaking,
+        share=share,
         score=score,
     )
 
 
 def _rated(
-    evidence: Evidence, k: int, sight: TrackSight, whole: _Piece, calibration: Calibration
+    evidence: Evidence,
+    k: int,
+    sight: TrackSight,
+    whole: _Piece,
+    calibration: Calibration,
+    voices: Voices,
 ) -> Track:
-    """How well one face alone supports the file's offset."""
+    """One face: how likely it speaks, and how well it alone supports the file's offset."""
     rows = evidence.pairs[k] >= MIN_TICKS
     if not rows.any():
-        return _track(sight, None, None)
+        return _track(sight)
     best = round(evidence.reach - whole.found.offset_ms / evidence.step_ms)
     best = min(max(best, 0), evidence.scores.shape[2] - 1)
     alone = estimate(evidence, calibration, rows=rows, tracks=[k], at=best)
-    return _track(sight, probability(alone, calibration), alone.features["margin"])
+    number = evidence.track_ids[k]
+    return _track(sight, voices.speaking[number], voices.share[number], alone.features["margin"])

@@ -15,8 +15,9 @@ from test_result import REQUIRED_KEYS
 
 import avsync
 from avsync._console import Exit, complain, expand_patterns
+from avsync._console import clock as _clock
 from avsync._paths import bundled_models_dir
-from avsync.cli import _clock, app
+from avsync.cli import app
 from avsync.errors import (
     DependencyMissingError,
     InvalidOptionError,

@@ -214,6 +214,7 @@ def test_json_line_has_the_required_keys_first_and_in_order() -> None:
             "box": [10.0, 20.0, 98.0, 120.0],
             "speaking": 0.9,
             "score": None,
+            "share": None,
         }
     ]
     assert list(data["tracks"][0])[:3] == ["id", "start_s", "end_s"]
