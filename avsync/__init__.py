@@ -22,9 +22,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from avsync.batch import BatchItem, score_many
     from avsync.detector import SyncDetector, score
+    from avsync.embed import Embedding, ScoreGrid
     from avsync.errors import (
         AVSyncError,
         DependencyMissingError,
+        InvalidArrayError,
         InvalidOptionError,
         MediaNotFoundError,
         MediaReadError,
@@ -34,16 +36,20 @@ if TYPE_CHECKING:
     )
     from avsync.remux import MediaWriteError
     from avsync.repair import FixFailedError, FixRefusedError, FixResult, fix
-    from avsync.result import Curve, Segment, Status, SyncResult, Tolerance, Track
+    from avsync.result import Curve, Segment, Status, SyncResult, Tolerance, Track, Turn
+    from avsync.stream import SyncStream
+    from avsync.stream_estimate import StreamEstimate
 
 __all__ = [
     "AVSyncError",
     "BatchItem",
     "Curve",
     "DependencyMissingError",
+    "Embedding",
     "FixFailedError",
     "FixRefusedError",
     "FixResult",
+    "InvalidArrayError",
     "InvalidOptionError",
     "MediaNotFoundError",
     "MediaReadError",
@@ -51,12 +57,16 @@ __all__ = [
     "ModelCorruptError",
     "ModelNotFoundError",
     "ProviderUnavailableError",
+    "ScoreGrid",
     "Segment",
     "Status",
+    "StreamEstimate",
     "SyncDetector",
     "SyncResult",
+    "SyncStream",
     "Tolerance",
     "Track",
+    "Turn",
     "__version__",
     "fix",
     "score",
@@ -66,9 +76,11 @@ __all__ = [
 _HOMES = {
     "avsync.batch": ("BatchItem", "score_many"),
     "avsync.detector": ("SyncDetector", "score"),
+    "avsync.embed": ("Embedding", "ScoreGrid"),
     "avsync.errors": (
         "AVSyncError",
         "DependencyMissingError",
+        "InvalidArrayError",
         "InvalidOptionError",
         "MediaNotFoundError",
         "MediaReadError",
@@ -78,7 +90,9 @@ _HOMES = {
     ),
     "avsync.remux": ("MediaWriteError",),
     "avsync.repair": ("FixFailedError", "FixRefusedError", "FixResult", "fix"),
-    "avsync.result": ("Curve", "Segment", "Status", "SyncResult", "Tolerance", "Track"),
+    "avsync.result": ("Curve", "Segment", "Status", "SyncResult", "Tolerance", "Track", "Turn"),
+    "avsync.stream": ("SyncStream",),
+    "avsync.stream_estimate": ("StreamEstimate",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from avsync.crops import CropChunk
-from avsync.engines import Ear, Engine, Eye, load_engine
-from avsync.errors import InvalidOptionError
-from avsync.media import DecodeStats, GridFrame, MediaInfo, iter_audio, iter_grid_frames, probe
+from avsync.arrays import MOUTH_WIDTH, grid_frames, mouth_crops, sound_pieces
+from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, score_grid_of
+from avsync.engines import Engine, load_engine
+from avsync.errors import InvalidArrayError, InvalidOptionError
+from avsync.media import (
+    DecodeStats,
+    GridFrame,
+    MediaInfo,
+    iter_audio,
+    iter_grid_frames,
+    probe,
+)
 from avsync.result import Status, SyncResult, Tolerance
 from avsync.runtime import Provider
-from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
+from avsync.watch import frames_of, hear, pieces_of, see, see_crops
+
+if TYPE_CHECKING:
+    from avsync.stream import SyncStream
 
 __all__ = ["SyncDetector", "score"]
 
 MAX_OFFSET_MS = 10_000.0
 #: Progress is reported this often (ticks).
 REPORT_EVERY = 25
-
-
-@dataclass(slots=True)
-class _TrackBuffer:
-    eye: Eye
-    first: int
-    valid: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    boxes: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    opening: list[npt.NDArray[np.float32]] = field(default_factory=list)
-
-    def push(self, chunk: CropChunk) -> None:
-        self.eye.push(chunk)
-        self.valid.append(chunk.valid)
-        self.boxes.append(chunk.boxes)
-        self.opening.append(chunk.opening)
-
-    def sight(self, number: int) -> TrackSight:
-        valid = np.concatenate(self.valid)
-        boxes = np.concatenate(self.boxes)
-        opening = np.concatenate(self.opening)
-        return TrackSight(
-            id=number,
-            start_s=self.first / 25,
-            end_s=(self.first + len(valid)) / 25,
-            face_px=float(np.median(boxes[:, 2] - boxes[:, 0])),
-            box=tuple(float(v) for v in boxes.mean(0)),
-            mouth_motion=float(np.std(opening[valid])) if valid.any() else 0.0,
-            seen_s=float(valid.sum()) / 25,
-        )
 
 
 class SyncDetector:
@@ -85,12 +66,8 @@ class SyncDetector:
         tolerance: str | tuple[float, float] | Tolerance = "ebu",
         max_offset_ms: float = 600.0,
     ) -> None:
-        if not 40 <= max_offset_ms <= MAX_OFFSET_MS:
-            raise InvalidOptionError(
-                f"max_offset_ms must be from 40 to {MAX_OFFSET_MS:.0f}, not {max_offset_ms}"
-            )
         self.tolerance = Tolerance.parse(tolerance)
-        self.max_offset_ms = float(max_offset_ms)
+        self.max_offset_ms = _checked(max_offset_ms)
         self.engine: Engine = load_engine(model, provider=provider, threads=threads)
 
     def score(
@@ -141,12 +118,220 @@ class SyncDetector:
             reason = "the video stream holds no picture that can be decoded"
             warned = tuple(stats.warnings)
             return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
-        warned = tuple(stats.warnings) + self.engine.warnings
-        common |= {"speech_s": speech_s, "warnings": warned}
+        common["warnings"] = tuple(stats.warnings)
+        return self._judged(tracks, sights, audio, speech_s, common, progress, cuts)
+
+    def score_arrays(
+        self,
+        frames: npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
+        audio: npt.NDArray[Any],
+        *,
+        fps: float | None = None,
+        pts: Iterable[float] | None = None,
+        sample_rate: int,
+        audio_start_s: float = 0.0,
+        name: str = "<arrays>",
+    ) -> SyncResult:
+        """Measure frames and samples that the caller holds: same grid, same way as a file.
+
+        Args:
+            frames: (T, H, W, 3) uint8 RGB, upright, or an iterator over (H, W, 3), which is read
+                once and not kept.
+            audio: (N,) or (N, channels); float32 or float64 in -1 to 1, or int16.
+            fps: frames a second; frame ``i`` is shown from ``i / fps`` s.
+            pts: or the time of each frame in seconds, rising, at any intervals.
+            sample_rate: of the audio, Hz.
+            audio_start_s: time of the first sample on the frames' clock.
+            name: stands as ``path`` in the result.
+
+        Raises:
+            InvalidArrayError: wrong type or shape, NaN, times that do not rise, both or neither
+                of ``fps`` and ``pts``.
+        """
+        pieces = sound_pieces(audio, sample_rate=sample_rate, start_s=audio_start_s)
+        sound, speech_s = hear(self.engine, pieces)
+        tracks, sights = see(self.engine, grid_frames(frames, fps=fps, pts=pts))
+        return self._of_arrays(tracks, sights, sound, speech_s, name)
+
+    def score_crops(
+        self,
+        mouths: npt.NDArray[Any] | Iterable[npt.NDArray[Any]],
+        audio: npt.NDArray[Any],
+        *,
+        fps: float | None = None,
+        pts: Iterable[float] | None = None,
+        sample_rate: int,
+        audio_start_s: float = 0.0,
+        valid: npt.NDArray[np.bool_] | None = None,
+        width_in_eyes: float = MOUTH_WIDTH,
+        name: str = "<crops>",
+    ) -> SyncResult:
+        """Measure one face whose mouth the caller has cut out.
+
+        The crop must follow the head, never the lips: upright (eyes level), of one scale, its
+        centre 0.08 outer-eye distances below the centre of the lips, smoothed over a second or
+        so. The model sees 1.09 x 0.73 eye distances of it; wider crops are cut down to that,
+        smaller ones go on with their edge.
+
+        Args:
+            mouths: (T, H, W) grey or (T, H, W, 3) RGB, uint8 or float in 0 to 1, any size; or an
+                iterator over single crops.
+            valid: (T,) bool, False where the mouth was not seen (the crop is then ignored).
+            width_in_eyes: width of the crops in distances between the outer eye corners; the
+                default is what the model sees.
+            audio, fps, pts, sample_rate, audio_start_s, name: as :meth:`score_arrays`.
+
+        Raises:
+            InvalidArrayError: as :meth:`score_arrays`. InvalidOptionError: the model is a
+                published one, which wants whole faces.
+        """
+        need_tokens(self.engine, "score_crops")
+        pieces = sound_pieces(audio, sample_rate=sample_rate, start_s=audio_start_s)
+        sound, speech_s = hear(self.engine, pieces)
+        chunks = mouth_crops(mouths, fps=fps, pts=pts, valid=valid, width_in_eyes=width_in_eyes)
+        tracks, sights = see_crops(self.engine, chunks)
+        return self._of_arrays(tracks, sights, sound, speech_s, name)
+
+    def embed_video(
+        self,
+        source: str | Path | npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
+        *,
+        fps: float | None = None,
+        pts: Iterable[float] | None = None,
+    ) -> tuple[Embedding, ...]:
+        """Tokens of every face in a file or in frames (then with ``fps`` or ``pts``).
+
+        Returns:
+            One :class:`Embedding` a face, (T, d) float32 at 25 Hz; the one seen longest first.
+
+        Raises:
+            MediaNotFoundError, MediaReadError, InvalidArrayError, InvalidOptionError (a
+            published model).
+        """
+        need_tokens(self.engine, "embed_video")
+        tracks, _ = see(self.engine, frames_of(source, fps, pts))
+        return tuple(of_track(t) for t in sorted(tracks, key=lambda t: -int(t.valid.sum())))
+
+    def embed_audio(
+        self,
+        source: str | Path | npt.NDArray[Any],
+        *,
+        sample_rate: int | None = None,
+        audio_start_s: float = 0.0,
+        audio_stream: int | None = None,
+    ) -> Embedding:
+        """Tokens of the sound of a file, or of samples (then with ``sample_rate``).
+
+        Returns:
+            An :class:`Embedding`, (T, d) float32 at 25 Hz; empty when there is too little sound.
+
+        Raises:
+            MediaNotFoundError, MediaReadError, InvalidArrayError, InvalidOptionError (a
+            published model, or no such audio stream).
+        """
+        engine = need_tokens(self.engine, "embed_audio")
+        pieces = pieces_of(source, sample_rate, audio_start_s, audio_stream)
+        sound, _ = hear(engine, pieces)
+        if sound is None:
+            return Embedding(np.empty((0, engine.model.card.dim), np.float32), np.empty(0, bool), 0)
+        return of_sound(sound)
+
+    def score_grid(
+        self,
+        source: str | Path | npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
+        audio: npt.NDArray[Any] | None = None,
+        *,
+        fps: float | None = None,
+        pts: Iterable[float] | None = None,
+        sample_rate: int | None = None,
+        audio_start_s: float = 0.0,
+        audio_stream: int | None = None,
+    ) -> ScoreGrid:
+        """Scores of every window of 0.6 s at every shift, of a file or of frames and samples.
+
+        Returns:
+            A :class:`ScoreGrid`: (windows, shifts); shifts in ms, positive = the audio leads.
+
+        Raises:
+            As :meth:`score` and :meth:`score_arrays`.
+        """
+        if isinstance(source, (str, Path)):
+            if audio is not None:
+                raise InvalidArrayError("audio goes with frames; a file has its own")
+            pieces = pieces_of(source, None, 0.0, audio_stream)
+        else:
+            pieces = pieces_of(audio, sample_rate, audio_start_s, None)
+        sound, _ = hear(self.engine, pieces)
+        tracks, _ = see(self.engine, frames_of(source, fps, pts))
+        return score_grid_of(self.engine, tracks, sound, max_offset_ms=self.max_offset_ms)
+
+    def stream(
+        self,
+        *,
+        sample_rate: int | None = None,
+        max_offset_ms: float | None = None,
+        horizon_s: float = 30.0,
+        every_s: float = 1.0,
+        name: str = "<stream>",
+    ) -> SyncStream:
+        """Begin to measure a live input; a context manager, see :class:`SyncStream`.
+
+        Args:
+            sample_rate: of the samples that ``push_audio`` will get, Hz.
+            max_offset_ms: default the detector's.
+            horizon_s: each estimate rests on so many seconds, 5 to 600.
+            every_s: a new estimate at least so often, seconds of media.
+
+        Raises:
+            InvalidOptionError: a value makes no sense, or the model is a published one.
+
+        Example:
+            >>> with detector.stream(sample_rate=48000) as s:  # doctest: +SKIP
+            ...     s.push_video(frame, 0.04)
+            ...     s.push_audio(samples, 0.0)
+            ...     print(s.result().describe())
+        """
+        from avsync.stream import SyncStream
+
+        return SyncStream(
+            self.engine,
+            sample_rate=sample_rate,
+            max_offset_ms=self.max_offset_ms if max_offset_ms is None else _checked(max_offset_ms),
+            tolerance=self.tolerance,
+            horizon_s=horizon_s,
+            every_s=every_s,
+            name=name,
+        )
+
+    def _of_arrays(
+        self, tracks: list[Any], sights: list[TrackSight], sound: Any, speech_s: float, name: str
+    ) -> SyncResult:
+        common: dict[str, Any] = {
+            "path": name,
+            "model": self.engine.name,
+            "tolerance": self.tolerance,
+            "max_offset_ms": self.max_offset_ms,
+        }
+        if sound is None:
+            return SyncResult(status=Status.no_audio, reason="the audio is too short", **common)
+        return self._judged(tracks, sights, sound, speech_s, common)
+
+    def _judged(
+        self,
+        tracks: list[Any],
+        sights: list[TrackSight],
+        sound: Any,
+        speech_s: float,
+        common: dict[str, Any],
+        progress: Callable[[float], None] | None = None,
+        cuts: Sequence[float] = (),
+    ) -> SyncResult:
+        """The result of what was seen and heard."""
+        warned = (*common.get("warnings", ()), *self.engine.warnings)
         share = self.engine.seeing
         seen, heard = self.engine.compare(
             tracks,
-            audio,
+            sound,
             max_offset_ms=self.max_offset_ms,
             progress=progress and (lambda done: progress(min(0.99, share + (1 - share) * done))),
         )
@@ -157,7 +342,7 @@ class SyncDetector:
             calibration=self.engine.calibration,
             max_offset_ms=self.max_offset_ms,
             tolerance=self.tolerance,
-            common=common,
+            common=common | {"speech_s": speech_s, "warnings": warned},
             cuts=cuts,
         )
         if progress is not None:
@@ -168,17 +353,7 @@ class SyncDetector:
         self, path: str | Path, audio_stream: int | None, stats: DecodeStats
     ) -> tuple[Any, float]:
         """The whole sound as the engine keeps it (None: nothing), and the seconds of speech."""
-        ear: Ear | None = None
-        gate: SpeechGate | None = None
-        for piece in iter_audio(path, audio_stream=audio_stream, stats=stats):
-            if ear is None or gate is None:
-                ear = self.engine.ear(piece.start_s)
-                gate = SpeechGate(piece.start_s)
-            gate.push(piece.samples)
-            ear.push(piece.samples)
-        if ear is None or gate is None:
-            return None, 0.0
-        return ear.close(gate), gate.speech_s
+        return hear(self.engine, iter_audio(path, audio_stream=audio_stream, stats=stats))
 
     def _see(
         self,
@@ -188,7 +363,6 @@ class SyncDetector:
         progress: Callable[[float], None] | None,
     ) -> tuple[list[Any], list[TrackSight]]:
         """Every face's track as the engine keeps it, and what is known of the faces."""
-        from avsync.faces import mouth_chunks
 
         def watched() -> Iterator[GridFrame]:
             for n, frame in enumerate(iter_grid_frames(path, stats=stats)):
@@ -197,15 +371,15 @@ class SyncDetector:
                     progress(min(0.99, max(0.0, done)) * self.engine.seeing)
                 yield frame
 
-        buffers: dict[int, _TrackBuffer] = {}
-        for chunk in mouth_chunks(watched(), crops=self.engine.crops):
-            if chunk.track not in buffers:
-                buffers[chunk.track] = _TrackBuffer(self.engine.eye(chunk.first), chunk.first)
-            buffers[chunk.track].push(chunk)
-        found = [b for b in buffers.values() if sum(map(len, b.valid)) > 4]
-        return [b.eye.close(i) for i, b in enumerate(found)], [
-            b.sight(i) for i, b in enumerate(found)
-        ]
+        return see(self.engine, watched())
+
+
+def _checked(max_offset_ms: float) -> float:
+    if not 40 <= max_offset_ms <= MAX_OFFSET_MS:
+        raise InvalidOptionError(
+            f"max_offset_ms must be from 40 to {MAX_OFFSET_MS:.0f}, not {max_offset_ms}"
+        )
+    return float(max_offset_ms)
 
 
 def score(path: str | Path, **options: Any) -> SyncResult:

@@ -26,7 +26,7 @@ from avsync.runtime import (
 )
 from avsync.speech import SpeechGate
 
-__all__ = ["Ear", "Engine", "Eye", "TokenEngine", "load_engine"]
+__all__ = ["Ear", "Engine", "Eye", "TokenEngine", "load_engine", "stack_seen"]
 
 FloatArray = npt.NDArray[np.float32]
 Progress = Callable[[float], None]
@@ -83,6 +83,16 @@ class Engine(Protocol):
         """What was seen and heard as tokens whose products are scores, larger = better in step."""
 
 
+def stack_seen(valid: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """Which tokens are valid: those whose whole stack, ``reach`` ticks to either side, was seen."""
+    seen = valid.copy()
+    for i in range(1, reach + 1):
+        seen[i:] &= valid[:-i]
+        seen[:-i] &= valid[i:]
+    seen[:reach] = seen[len(seen) - reach :] = False
+    return seen
+
+
 class _TokenEar:
     def __init__(self, model: SyncModel, start_s: float) -> None:
         self._mels = MelStream(start_s)
@@ -117,12 +127,7 @@ class _TokenEye:
         self._valid.append(chunk.valid)
 
     def close(self, number: int) -> TrackTokens:
-        valid = np.concatenate(self._valid)
-        seen = valid.copy()
-        for i in range(1, self._reach + 1):  # a token is valid when its whole stack was seen
-            seen[i:] &= valid[:-i]
-            seen[:-i] &= valid[i:]
-        seen[: self._reach] = seen[-self._reach :] = False
+        seen = stack_seen(np.concatenate(self._valid), self._reach)
         return TrackTokens(number, self._first, np.concatenate(self._tokens), seen)
 
 

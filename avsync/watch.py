@@ -1,0 +1,106 @@
+"""Watch and listen: grid frames and sound of any origin, as the engine keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync.arrays import grid_frames, sound_pieces
+from avsync.crops import CropChunk
+from avsync.engines import Ear, Engine, Eye
+from avsync.errors import InvalidArrayError
+from avsync.media import AudioPiece, GridFrame, iter_audio, iter_grid_frames
+from avsync.speech import SpeechGate
+from avsync.verdict import TrackSight
+
+__all__ = ["frames_of", "hear", "pieces_of", "see", "see_crops"]
+
+
+@dataclass(slots=True)
+class TrackBuffer:
+    eye: Eye
+    first: int
+    valid: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    boxes: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    opening: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+    def push(self, chunk: CropChunk) -> None:
+        self.eye.push(chunk)
+        self.valid.append(chunk.valid)
+        self.boxes.append(chunk.boxes)
+        self.opening.append(chunk.opening)
+
+    def sight(self, number: int) -> TrackSight:
+        return TrackSight.of(
+            number,
+            self.first,
+            np.concatenate(self.valid),
+            np.concatenate(self.boxes),
+            np.concatenate(self.opening),
+        )
+
+
+def frames_of(source: Any, fps: float | None, pts: Any) -> Iterator[GridFrame]:
+    """Grid frames of a file, or of frames with their times.
+
+    Raises:
+        InvalidArrayError: times for a file, or none for frames.
+    """
+    if not isinstance(source, (str, Path)):
+        return grid_frames(source, fps=fps, pts=pts)
+    if fps is not None or pts is not None:
+        raise InvalidArrayError("fps and pts go with frames; a file has its own times")
+    return iter_grid_frames(source)
+
+
+def pieces_of(
+    source: Any, sample_rate: int | None, start_s: float, audio_stream: int | None
+) -> Iterator[AudioPiece]:
+    """The sound of a file, or of samples with their rate.
+
+    Raises:
+        InvalidArrayError: a rate for a file, or none for samples.
+    """
+    if not isinstance(source, (str, Path)):
+        return sound_pieces(source, sample_rate=sample_rate, start_s=start_s)
+    if sample_rate is not None:
+        raise InvalidArrayError("sample_rate goes with samples; a file has its own")
+    return iter_audio(source, audio_stream=audio_stream)
+
+
+def hear(engine: Engine, pieces: Iterable[AudioPiece]) -> tuple[Any, float]:
+    """The whole sound as the engine keeps it (None: nothing), and the seconds of speech."""
+    ear: Ear | None = None
+    gate: SpeechGate | None = None
+    for piece in pieces:
+        if ear is None or gate is None:
+            ear = engine.ear(piece.start_s)
+            gate = SpeechGate(piece.start_s)
+        gate.push(piece.samples)
+        ear.push(piece.samples)
+    if ear is None or gate is None:
+        return None, 0.0
+    return ear.close(gate), gate.speech_s
+
+
+def see(engine: Engine, frames: Iterable[GridFrame]) -> tuple[list[Any], list[TrackSight]]:
+    """Every face's track as the engine keeps it, and what is known of the faces."""
+    from avsync.faces import mouth_chunks
+
+    return see_crops(engine, mouth_chunks(frames, crops=engine.crops))
+
+
+def see_crops(engine: Engine, chunks: Iterable[CropChunk]) -> tuple[list[Any], list[TrackSight]]:
+    """As :func:`see`, from crops."""
+    buffers: dict[int, TrackBuffer] = {}
+    for chunk in chunks:
+        if chunk.track not in buffers:
+            buffers[chunk.track] = TrackBuffer(engine.eye(chunk.first), chunk.first)
+        buffers[chunk.track].push(chunk)
+    found = [b for b in buffers.values() if sum(map(len, b.valid)) > 4]
+    return [b.eye.close(i) for i, b in enumerate(found)], [b.sight(i) for i, b in enumerate(found)]
