@@ -231,6 +231,11 @@ class FaceTracker:
         dead = [t for t in self._tracks if t.lost > LOST_AFTER or (t.lost > 2 and t.meshed == 0)]
         yield from self._end(dead + self._doubles(dead))
 
+    def end_tracks(self) -> Iterator[CropChunk]:
+        """End all tracks, as at a cut; the next tick may be any."""
+        self._last_small = None
+        yield from self._end(list(self._tracks))
+
     def close(self) -> Iterator[CropChunk]:
         """End all tracks and free mediapipe's graphs."""
         yield from self._end(list(self._tracks))

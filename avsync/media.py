@@ -33,6 +33,7 @@ __all__ = [
     "iter_grid_frames",
     "probe",
     "read_audio",
+    "to_rgb",
 ]
 
 #: Decoding starts this much (s) before the wanted sound: Opus asks for 80 ms, MP3 borrows bits.
@@ -147,7 +148,8 @@ def _iter_video(
             demux.check_end(container, stream, stats.video_end_s, "picture", stats)
 
 
-def _to_rgb(frame: Any, max_side: int) -> ImageArray:
+def to_rgb(frame: Any, max_side: int) -> ImageArray:
+    """A decoded frame upright as (H, W, 3) uint8 RGB, its long side at most ``max_side``."""
     scale = min(1.0, max_side / max(frame.width, frame.height))
     width = max(2, round(frame.width * scale))
     height = max(2, round(frame.height * scale))
@@ -172,7 +174,7 @@ def iter_frames(
         MediaNotFoundError, MediaReadError: no such file, not media, no video stream.
     """
     for pts, duration, frame in _iter_video(path, start_s, end_s, stats or DecodeStats()):
-        yield Frame(pts, duration, _to_rgb(frame, max_side))
+        yield Frame(pts, duration, to_rgb(frame, max_side))
 
 
 def iter_grid_frames(
@@ -197,7 +199,7 @@ def iter_grid_frames(
         nonlocal converted
         for tick, pts, frame in places:
             if converted is None or converted[0] != pts:
-                converted = pts, _to_rgb(frame, max_side)
+                converted = pts, to_rgb(frame, max_side)
             yield GridFrame(tick, tick / rate, pts, converted[1])
 
     for pts, duration, frame in _iter_video(path, start_s, end_s, stats or DecodeStats()):

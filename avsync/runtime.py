@@ -240,11 +240,15 @@ def _format(folder: Path) -> str:
 
 
 class VideoTokenStream:
-    """Encodes one track's crop chunks as they come; a token a tick, on the track's own ticks."""
+    """Encodes one track's crop chunks as they come; a token a tick, on the track's own ticks.
+
+    ``block`` ticks are encoded at once: fewer are sooner, but each costs the context on top.
+    """
 
     BLOCK = 256
 
-    def __init__(self, model: SyncModel) -> None:
+    def __init__(self, model: SyncModel, block: int = BLOCK) -> None:
+        self._block = block
         self._model = model
         self._reach = model.card.stack_reach
         self._halo = self._reach + model.card.context_reach
@@ -263,10 +267,10 @@ class VideoTokenStream:
         else:
             self._crops = np.concatenate([self._crops, new])
         out = []
-        while len(self._crops) - self._ahead >= self.BLOCK + self._halo:
-            out.append(self._encode(self.BLOCK, self._halo))
-            drop = max(0, self._ahead + self.BLOCK - self._halo)
-            self._crops, self._ahead = self._crops[drop:], self._ahead + self.BLOCK - drop
+        while len(self._crops) - self._ahead >= self._block + self._halo:
+            out.append(self._encode(self._block, self._halo))
+            drop = max(0, self._ahead + self._block - self._halo)
+            self._crops, self._ahead = self._crops[drop:], self._ahead + self._block - drop
         return out
 
     def close(self) -> list[FloatArray]:
@@ -289,12 +293,13 @@ class AudioTokenStream:
     """Encodes mel columns as they come: ``phases`` tokens a tick, on absolute ticks.
 
     ``first`` is the index (in steps of 1 / phases tick) of the first token that comes out: token
-    ``i`` is centred on ``(first + i) / (25 phases)`` s.
+    ``i`` is centred on ``(first + i) / (25 phases)`` s. ``block``: as for the picture.
     """
 
     BLOCK = 256
 
-    def __init__(self, model: SyncModel, first_column: int) -> None:
+    def __init__(self, model: SyncModel, first_column: int, block: int = BLOCK) -> None:
+        self._block = block
         card = model.card
         self._model = model
         self._phases = card.phases
@@ -313,11 +318,11 @@ class AudioTokenStream:
         self._skip -= n
         self._mel = np.concatenate([self._mel, mel[n:]])
         out = []
-        while len(self._mel) // self._a_tick - self._ahead >= self.BLOCK + self._halo + 1:
-            out.append(self._encode(self.BLOCK, self._halo))
-            drop = max(0, self._ahead + self.BLOCK - self._halo)
+        while len(self._mel) // self._a_tick - self._ahead >= self._block + self._halo + 1:
+            out.append(self._encode(self._block, self._halo))
+            drop = max(0, self._ahead + self._block - self._halo)
             self._mel = self._mel[drop * self._a_tick :]
-            self._ahead += self.BLOCK - drop
+            self._ahead += self._block - drop
         return out
 
     def close(self) -> list[FloatArray]:

@@ -65,6 +65,13 @@ class SpeechGate:
         _use_one_thread()
         self._found += map(self._vad.process_samples, chunks)
 
+    def forget(self, before_s: float) -> None:
+        """Drop what was found before a time, s; ``speech_s`` and ``at`` then know the rest."""
+        n = min(int((before_s - self._start_s) * SAMPLE_RATE / self._chunk), len(self._found))
+        if n > 0:
+            del self._found[:n]
+            self._start_s += n * self._chunk / SAMPLE_RATE
+
     @property
     def speech_s(self) -> float:
         """Seconds that count as speech so far."""

@@ -33,8 +33,7 @@ def random_mel(count: int, seed: int = 0) -> Floats:
 def stream_video(
     model: SyncModel, crops: npt.NDArray[np.uint8], sizes: list[int], block: int = 256
 ) -> Floats:
-    stream = VideoTokenStream(model)
-    stream.BLOCK = block  # type: ignore[misc]
+    stream = VideoTokenStream(model, block)
     out, at = [], 0
     for size in [*sizes, len(crops)]:
         if at < len(crops) and size:
@@ -46,8 +45,7 @@ def stream_video(
 def stream_audio(
     model: SyncModel, mel: Floats, first: int, sizes: list[int], block: int = 256
 ) -> tuple[int, Floats]:
-    stream = AudioTokenStream(model, first)
-    stream.BLOCK = block  # type: ignore[misc]
+    stream = AudioTokenStream(model, first, block)
     out, at = [], 0
     for size in [*sizes, len(mel)]:
         out += stream.push(mel[at : at + size])
