@@ -153,7 +153,9 @@ class SyncStream:
         elif isinstance(frame, av.VideoFrame):
             self._see(to_rgb(frame, MAX_SIDE), frame.time)
         else:
+            stamp = frame.pts
             self._listen(frame, frame.time)
+            frame.pts = stamp  # it is the caller's
         return self._estimate_if_due()
 
     def result(self) -> StreamEstimate:

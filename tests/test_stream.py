@@ -234,7 +234,7 @@ class TestFlow:
         with tiny.stream(sample_rate=RATE) as stream:
             with pytest.raises(InvalidArrayError, match="pts must be"):
                 stream.push_video(as_picture(random_crops(1)[0]), float("nan"))
-            with pytest.raises(InvalidArrayError, match="frame 0 is float64"):
+            with pytest.raises(InvalidArrayError, match="frame 1 is float64"):
                 stream.push_video(np.zeros((8, 8, 3)), 0.0)
             with pytest.raises(InvalidArrayError, match="int64"):
                 stream.push_audio(np.zeros(8, int), 0.0)
