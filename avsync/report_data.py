@@ -182,12 +182,16 @@ def _meaning(result: SyncResult) -> str:
     if result.status is Status.in_sync:
         return f"{told} That is within the tolerance {tolerance}."
     if result.status is Status.drift:
-        return f"{told} The offset changes over time: one delay does not repair the whole file."
+        return (
+            f"{told} The offset changes over time: one delay does not repair the whole file "
+            "(avsync fix --drift does)."
+        )
     if len(result.segments) > 1:
         offsets = [s.offset_ms for s in result.segments]
         return (
             f"{told} That holds for part of the file: its segments differ, from "
-            f"{signed_ms(min(offsets))} to {signed_ms(max(offsets))}; no single delay repairs all."
+            f"{signed_ms(min(offsets))} to {signed_ms(max(offsets))}; no single delay repairs all "
+            "(avsync fix --piecewise does)."
         )
     verb = "delay" if offset > 0 else "advance"
     return (

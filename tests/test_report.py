@@ -109,9 +109,14 @@ def page_of(result: SyncResult, tmp_path: Path) -> Page:
             drifting(),
             "Audio leads by 70 ms and drifts by +6.0 ms per minute",
             "Audio leads by 70 ms and drifts by +6.0 ms per minute (97 % sure), out of sync.",
-            "one delay does not repair the whole file.",
+            "one delay does not repair the whole file (avsync fix --drift does).",
         ),
-        (cuts(), "Audio leads by 160 ms", "out of sync.", "differ, from −120 ms to +160 ms;"),
+        (
+            cuts(),
+            "Audio leads by 160 ms",
+            "out of sync.",
+            "no single delay repairs all (avsync fix --piece",
+        ),
         (
             ambiguous(),
             "Not judged: ambiguous",
