@@ -357,10 +357,11 @@ def pack(
         from avsync.training.pack import pack as run
 
         files = [cache / f"{clip}.npz" for clip in commands.index_rows(data)]
+        files = [f for f in files if f.exists()]
+        index = data / "index.jsonl"
+        text = index.read_text("utf-8") if index.exists() else ""
         with progress_bar("packing") as progress:
-            shards = run(
-                [f for f in files if f.exists()], out, shard_mib=shard_mib, progress=progress
-            )
+            shards = run(files, out, index=text, shard_mib=shard_mib, progress=progress)
         for shard in shards:
             typer.echo(f"{shard}: {shard.stat().st_size / (1 << 20):.1f} MiB")
 
@@ -370,7 +371,7 @@ def unpack(
     shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="Shards to unpack.")],
     cache: Annotated[Path, typer.Option(metavar="DIR", help="The feature cache to fill.")],
 ) -> None:
-    """Fill a feature cache from shards; training then goes on as from clips."""
+    """Fill a feature cache from shards; train from it with --data and --cache naming it."""
     with _session():
         from avsync.training.pack import unpack as run
 

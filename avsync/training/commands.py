@@ -1,9 +1,10 @@
-"""``python -m avsync.training.commands``: cache, train, calibrate and export a folder of clips.
+"""``python -m avsync.training.commands``: from a folder of clips to a model that ships.
 
 … cache  ../shared/corpus --cache CACHE
 … train  ../shared/corpus --cache CACHE --out RUN1 --trusted-only
 … train  ../shared/corpus --cache CACHE --out RUN2 --start RUN1/state.pt --clean-with RUN1/state.pt
 … export ../shared/corpus --cache CACHE --checkpoint RUN2/state.pt --out models
+… calibrate ../shared/corpus --cache CACHE --out models    (a part of export)
 """
 
 from __future__ import annotations
@@ -143,31 +144,46 @@ def export(
     out: Annotated[Path, typer.Option(help="Model folder.")] = Path("models"),
     name: Annotated[str, typer.Option()] = "avsync-base-1",
 ) -> None:
-    """Export to ONNX, calibrate on the dev split, keep a small checkpoint.
+    """Export to ONNX, calibrate on the dev split, keep a small checkpoint."""
+    from avsync.runtime import Calibration
+    from avsync.training.calibrate import FEATURES, NO_WEIGHTS
+    from avsync.training.export import export_model, load_weights, save_weights
+
+    save_weights(load_weights(checkpoint), out / "checkpoint.pt")
+    model = load_weights(out / "checkpoint.pt")  # export what is kept, half precision and all
+    blank = Calibration(scale=20, features=FEATURES, weights=NO_WEIGHTS, method="not calibrated")
+    worst = export_model(model, out, name=name, calibration=blank)
+    typer.echo(json.dumps({"parity": worst}))
+    calibrate(data, cache, out)
+
+
+@app.command()
+def calibrate(
+    data: Data,
+    cache: Cache,
+    out: Annotated[Path, typer.Option(help="Model folder.")] = Path("models"),
+) -> None:
+    """Calibrate an exported model on the dev split: model.json and reliability.png.
 
     Trusted clips calibrate with their own sound and with strangers', the others with strangers'.
     """
-    from avsync.runtime import Calibration, SyncModel
-    from avsync.training.calibrate import FEATURES, NO_WEIGHTS, fit_calibration
-    from avsync.training.export import export_model, load_weights, save_weights
+    from avsync.runtime import SyncModel
+    from avsync.training.calibrate import fit_calibration
     from avsync.training.reliability import plot_reliability
 
     rows = index_rows(data)
     dev = _load(cache, [k for k, r in rows.items() if r.get("split") == "dev"])
-    model = load_weights(checkpoint)
-    save_weights(model, out / "checkpoint.pt")
-    model = load_weights(out / "checkpoint.pt")  # export what is kept, half precision and all
-    blank = Calibration(scale=20, features=FEATURES, weights=NO_WEIGHTS, method="not calibrated")
-    worst = export_model(model, out, name=name, calibration=blank)
-    runtime = SyncModel(out, provider="cpu")
-    pairs = [_tokens(runtime, c) for c in dev]
+    model = SyncModel(out, provider="cpu")
+    pairs = [_tokens(model, c) for c in dev]
     late = [0.0 if rows[c.clip].get("trusted_sync") else float("nan") for c in dev]
     speakers = [str(rows[c.clip].get("speaker") or rows[c.clip].get("source")) for c in dev]
-    calibration, checked = fit_calibration(pairs, late_ms=late, groups=speakers)
-    export_model(model, out, name=name, calibration=calibration)
+    fitted, checked = fit_calibration(pairs, late_ms=late, groups=speakers)
+    card = model.card.model_copy(update={"calibration": fitted})
+    beside = out / "model.json.part"
+    beside.write_text(card.model_dump_json(indent=1) + "\n")
     plot_reliability(checked, out / "reliability.png")
-    figures = checked.figures(calibration.gate)
-    typer.echo(json.dumps({"parity": worst, "calibration": figures, "clips": len(pairs)}))
+    beside.replace(out / "model.json")
+    typer.echo(json.dumps({"calibration": checked.figures(fitted.gate), "clips": len(pairs)}))
 
 
 def _tokens(model: Any, clip: ClipFeatures) -> Any:

@@ -28,6 +28,7 @@ __all__ = ["pack", "pack_clip", "unpack", "unpack_clip"]
 #: Natural-log mel: silence, and how much 255 steps span above it.
 MEL_LOW, MEL_SPAN = float(np.log(1e-5)), 17.0
 MIB = 1 << 20
+INDEX = "index.jsonl"
 #: Constant rate factor of x264: 18 is held to be visually lossless.
 QUALITY = 18
 META = ("first", "lead", "eye_px")
@@ -100,12 +101,14 @@ def pack(
     files: Sequence[Path],
     out: str | Path,
     *,
+    index: str = "",
     shard_mib: float = 60.0,
     progress: Callable[[float], None] | None = None,
 ) -> list[Path]:
     """Pack files of a feature cache into ``out/shard-000.zip`` …; nothing old is kept there.
 
     Args:
+        index: text of the corpus's ``index.jsonl``; goes along in every shard.
         shard_mib: no shard is larger (MiB), unless a single clip is.
 
     Returns:
@@ -117,7 +120,7 @@ def pack(
         old.unlink()
     shards: list[Path] = []
     archive: zipfile.ZipFile | None = None
-    filled = 0.0
+    filled = 0
     try:
         for n, file in enumerate(files):
             parts = pack_clip(load_features(file))
@@ -126,7 +129,10 @@ def pack(
                 if archive is not None:
                     archive.close()
                 shards.append(target / f"shard-{len(shards):03d}.zip")
-                archive, filled = zipfile.ZipFile(shards[-1], "w"), 0.0
+                archive = zipfile.ZipFile(shards[-1], "w")
+                if index:
+                    archive.writestr(INDEX, index, zipfile.ZIP_DEFLATED, 9)
+                filled = archive.fp.tell() + 512 if archive.fp else 0
             for suffix, content in zip((".mkv", ".npz"), parts, strict=True):
                 archive.writestr(f"{file.stem}{suffix}", content)
             filled += size
@@ -146,6 +152,9 @@ def unpack(
 ) -> int:
     """Write the clips of shards into a feature cache; those there already are skipped.
 
+    The corpus's index, where it went along, is written there too: the cache then serves as the
+    corpus for training.
+
     Returns:
         How many clips the shards hold.
 
@@ -158,6 +167,8 @@ def unpack(
     for n, shard in enumerate(shards):
         try:
             with zipfile.ZipFile(shard) as archive:
+                if INDEX in archive.namelist():
+                    (target / INDEX).write_bytes(archive.read(INDEX))
                 names = [Path(m).stem for m in archive.namelist() if m.endswith(".npz")]
                 for i, name in enumerate(names):
                     count += 1

@@ -55,13 +55,17 @@ def test_shards_and_back(tmp_path: Path) -> None:
         save_features(clip(f"clip{i}", seed=i), files[-1])
     size = sum(map(len, pack_clip(load_features(files[0])))) / (1 << 20)
     done: list[float] = []
-    shards = pack(files, tmp_path / "shards", shard_mib=2.5 * size, progress=done.append)
+    shards = pack(
+        files, tmp_path / "shards", index='{"id": "x"}', shard_mib=2.5 * size, progress=done.append
+    )
     assert [s.name for s in shards] == ["shard-000.zip", "shard-001.zip", "shard-002.zip"]
     assert all(s.stat().st_size <= 2.5 * size * (1 << 20) for s in shards)
     assert done == [0.2, 0.4, 0.6, 0.8, 1.0]
     again = tmp_path / "again"
     assert unpack(shards, again) == 5
-    assert sorted(p.name for p in again.iterdir()) == [f.name for f in files]
+    names = [*(f.name for f in files), "index.jsonl"]
+    assert sorted(p.name for p in again.iterdir()) == names
+    assert (again / "index.jsonl").read_text() == '{"id": "x"}'
     assert load_features(again / "clip3.npz").lead == 11
     kept = (again / "clip3.npz").stat().st_mtime_ns
     assert unpack(shards, again) == 5
