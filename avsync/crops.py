@@ -8,13 +8,22 @@ over about a second, so that the crop follows the head and never the lips themse
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CROP_HEIGHT", "CROP_WIDTH", "CropChunk", "CropMaker", "FacePatch", "Pose"]
+__all__ = [
+    "CROP_HEIGHT",
+    "CROP_WIDTH",
+    "CropChunk",
+    "CropMaker",
+    "FacePatch",
+    "Pose",
+    "crop_matrix",
+]
 
 #: Stored crop; models look at its centre (64 x 96) and training jitters inside the margin.
 CROP_HEIGHT = 80
@@ -276,18 +285,23 @@ class CropMaker:
         for i in range(start, stop):
             item = self._ticks[i]
             pose = _smoothed(poses, i)
+            crop = self.draw(item.patch, pose)
             if pose is None:
-                blank = np.zeros((CROP_HEIGHT, CROP_WIDTH), np.uint8)
-                self._out.append((blank, False, item.box, 0.0, 0.0))
+                self._out.append((crop, False, item.box, 0.0, 0.0))
                 continue
             valid = item.fresh and away[i] <= self.max_hole
-            own = poses[i]
-            opening = own.opening if own is not None else 0.0
-            self._out.append((_warp(item.patch, pose), valid, item.box, opening, pose.scale))
+            self._out.append((crop, valid, item.box, pose.opening, pose.scale))
         self._done = stop
 
+    def draw(self, patch: FacePatch, pose: Pose | None) -> CropArray:
+        """The crop of one tick, in order; without a pose it is black."""
+        if pose is None:
+            return np.zeros((CROP_HEIGHT, CROP_WIDTH), np.uint8)
+        return _warp(patch, pose)
 
-def _smoothed(poses: list[Pose | None], i: int) -> Pose | None:
+
+def _smoothed(poses: Sequence[Pose | None], i: int) -> Pose | None:
+    """The pose that tick ``i`` is cropped by; its ``opening`` is the tick's own."""
     centre = poses[i]
     if centre is None:
         return None
@@ -302,16 +316,20 @@ def _smoothed(poses: list[Pose | None], i: int) -> Pose | None:
     return Pose(float(scale), centre.roll + float(turn), anchor, mouth, centre.opening)
 
 
-def _warp(patch: FacePatch, pose: Pose) -> CropArray:
-    """The aligned crop (CROP_HEIGHT, CROP_WIDTH) uint8 of the mouth."""
+def crop_matrix(pose: Pose) -> FloatArray:
+    """(2, 3): crop pixel (x, y, 1) to picture pixel; whole numbers are the pixels' middles."""
     turn = _rotation(pose.roll)
     place = pose.mouth + np.array([0.0, BELOW_MOUTH])
     centre = pose.anchor + turn @ place * pose.scale
-    gain = pose.scale / EYE_DISTANCE_PX  # picture pixels per crop pixel
     middle = np.array([(CROP_WIDTH - 1) / 2, (CROP_HEIGHT - 1) / 2])
-    linear = turn * gain * patch.zoom
-    shift = (centre - patch.origin) * patch.zoom - linear @ middle
-    matrix = np.column_stack([linear, shift])
+    linear = turn * (pose.scale / EYE_DISTANCE_PX)
+    return np.column_stack([linear, centre - linear @ middle])
+
+
+def _warp(patch: FacePatch, pose: Pose) -> CropArray:
+    """The aligned crop (CROP_HEIGHT, CROP_WIDTH) uint8 of the mouth."""
+    matrix = crop_matrix(pose) * patch.zoom
+    matrix[:, 2] -= patch.origin * patch.zoom
     grey = cv2.cvtColor(patch.image, cv2.COLOR_RGB2GRAY)
     out = cv2.warpAffine(
         grey,

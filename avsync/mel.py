@@ -12,7 +12,18 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["HOP", "MEL_BANDS", "MEL_HZ", "MelStream", "log_mel", "mel_filters"]
+__all__ = [
+    "FLOOR",
+    "HOP",
+    "MEL_BANDS",
+    "MEL_HZ",
+    "N_FFT",
+    "SAMPLE_RATE",
+    "MelStream",
+    "log_mel",
+    "mel_filters",
+    "mel_window",
+]
 
 SAMPLE_RATE = 16_000
 HOP = 160
@@ -58,7 +69,8 @@ def mel_filters(
 
 
 @cache
-def _window() -> FloatArray:
+def mel_window() -> FloatArray:
+    """The Hann window in the middle of an FFT frame, (N_FFT,)."""
     window = np.zeros(N_FFT, np.float32)
     start = (N_FFT - WINDOW) // 2
     window[start : start + WINDOW] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
@@ -70,7 +82,7 @@ def _columns(samples: FloatArray) -> FloatArray:
     frames = np.lib.stride_tricks.sliding_window_view(samples, N_FFT)[::HOP]
     out = np.empty((len(frames), MEL_BANDS), np.float32)
     for i in range(0, len(frames), 2048):
-        spectrum = np.abs(np.fft.rfft(frames[i : i + 2048] * _window(), axis=1))
+        spectrum = np.abs(np.fft.rfft(frames[i : i + 2048] * mel_window(), axis=1))
         out[i : i + 2048] = np.log(np.maximum(spectrum.astype(np.float32) @ mel_filters(), FLOOR))
     return out
 
