@@ -37,6 +37,7 @@ __all__ = [
     "SyncModel",
     "VideoTokenStream",
     "load_model",
+    "read_graphs",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -126,6 +127,25 @@ def _checked_bytes(folder: Path, graph: GraphFile) -> bytes:
     return data
 
 
+def _folder(model: str | Path | None) -> Path:
+    bundled = model is None or str(model) == "default"
+    return bundled_models_dir() if bundled else Path(str(model))
+
+
+def read_graphs(folder: str | Path | None = None) -> tuple[ModelCard, bytes, bytes]:
+    """The card of one of avsync's own models, and its video and audio graph, checked.
+
+    Raises:
+        ModelNotFoundError, ModelCorruptError: no such model, or damaged.
+        InvalidOptionError: a published model, which has other graphs.
+    """
+    place = _folder(folder)
+    if _format(place).startswith("avsync-published"):
+        raise InvalidOptionError(f"{place}: a published model; one of avsync's own is needed")
+    card = _read_card(place)
+    return card, _checked_bytes(place, card.video), _checked_bytes(place, card.audio)
+
+
 def _runtime() -> Any:
     try:
         import onnxruntime
@@ -174,8 +194,7 @@ class SyncModel:
     ) -> None:
         if threads is not None and threads < 1:
             raise InvalidOptionError(f"threads must be 1 or more, not {threads}")
-        bundled = folder is None or str(folder) == "default"
-        self.folder = bundled_models_dir() if bundled else Path(str(folder))
+        self.folder = _folder(folder)
         self.card = _read_card(self.folder)
         ort = _runtime()
         providers = _providers(ort, provider)
