@@ -18,6 +18,7 @@ from rich.text import Text
 from avsync import (
     __version__,
     cli_batch,
+    cli_demo,
     cli_fix,
     cli_models,
     cli_report,
@@ -162,8 +163,10 @@ app.command()(cli_fix.fix)
 app.command()(cli_batch.batch)
 app.command()(cli_report.report)
 app.command()(cli_speakers.speakers)
+app.command()(cli_demo.demo)
 app.command()(cli_models.export)
 app.command()(cli_models.evaluate)
+app.command()(cli_models.evaluate_generated)
 app.command()(cli_models.lse)
 app.add_typer(cli_train.app, name="train")
 

@@ -35,8 +35,18 @@ from avsync.published_engine import PublishedEngine, PublishedSound, PublishedTr
 from avsync.published_model import PublishedModel
 from avsync.result import Status, printable_path
 from avsync.runtime import Provider
+from avsync.sync_report import SyncReport, sync_report, sync_table
 
-__all__ = ["LipSyncError", "LipSyncMeter", "TrackLipSyncError", "lse", "lse_of_distances"]
+__all__ = [
+    "LipSyncError",
+    "LipSyncMeter",
+    "SyncReport",
+    "TrackLipSyncError",
+    "lse",
+    "lse_of_distances",
+    "sync_report",
+    "sync_table",
+]
 
 FloatArray = npt.NDArray[np.float32]
 

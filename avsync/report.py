@@ -37,6 +37,7 @@ __all__ = [
     "plot",
     "read_lines",
     "write_batch",
+    "write_file",
     "write_report",
 ]
 
@@ -124,7 +125,7 @@ def write_batch(results_file: str | Path, target: str | Path, *, thumbnails: boo
 
 def _write_page(result: SyncResult, file: Path, back: str | None, thumbnails: bool) -> None:
     page = make_page(result, thumbnails=thumbnails)
-    _write(file, _render("page.html.j2", page=page, back=back, plot_px=PLOT_PX))
+    write_file(file, _render("page.html.j2", page=page, back=back, plot_px=PLOT_PX))
 
 
 def _write_index(rows: list[Row], models: list[str], file: Path) -> None:
@@ -150,7 +151,7 @@ def _write_index(rows: list[Row], models: list[str], file: Path) -> None:
         script=Markup(script),
         script_hash=digest,
     )
-    _write(file, content)
+    write_file(file, content)
 
 
 @cache
@@ -183,8 +184,12 @@ def _render(template: str, **values: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Write beside the place and move there; folders on the way are made."""
+def write_file(file: Path, content: bytes) -> None:
+    """Write beside the place and move there; folders on the way are made.
+
+    Raises:
+        InvalidOptionError: it cannot be written.
+    """
     beside = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -221,5 +226,5 @@ def plot(result: SyncResult, file: str | Path) -> Path:
 
     held = io.BytesIO()
     draw(result, held, file.suffix.lower().lstrip("."))
-    _write(file, held.getvalue())
+    write_file(file, held.getvalue())
     return file

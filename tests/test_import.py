@@ -12,7 +12,7 @@ import pytest
 
 import avsync
 from avsync import _paths
-from avsync.errors import AVSyncError, ModelNotFoundError
+from avsync.errors import AVSyncError, MediaNotFoundError, ModelNotFoundError
 
 HEAVY = {"torch", "mediapipe", "onnxruntime", "av", "cv2", "jax", "scipy", "pydantic", "numpy"}
 LIGHT_MODULES = ["avsync", "avsync.errors", "avsync.result", "avsync.cli"]
@@ -112,7 +112,7 @@ def test_every_package_is_listed_for_installation(root: Path) -> None:
         ".".join(file.parent.relative_to(root).parts)
         for file in (root / "avsync").rglob("__init__.py")
     }
-    assert listed == there | {"avsync._models"}
+    assert listed == there | {"avsync._examples", "avsync._models"}
 
 
 def test_package_is_marked_as_typed() -> None:
@@ -138,7 +138,14 @@ def test_models_are_found_in_wheels_and_in_source_trees(
     assert _paths.bundled_models_dir() == (tmp_path / place).resolve()
 
 
+def test_the_sample_is_installed() -> None:
+    code = "from avsync._paths import sample_video; print(sample_video().stat().st_size)"
+    assert int(run_python(code)) > 100_000
+
+
 def test_missing_models_are_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_paths, "__file__", str(tmp_path / "avsync/_paths.py"))
     with pytest.raises(ModelNotFoundError, match=r"models are missing: .* install avsync"):
         _paths.bundled_models_dir()
+    with pytest.raises(MediaNotFoundError, match=r"examples are missing: .* install avsync"):
+        _paths.sample_video()
