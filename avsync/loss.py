@@ -19,13 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from avsync.errors import DependencyMissingError, InvalidOptionError
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+except ImportError as error:
+    raise DependencyMissingError("avsync.loss needs torch: pip install 'avsync[train]'") from error
 
 from avsync import mel as numpy_mel
 from avsync.crops import CROP_HEIGHT, CROP_WIDTH
-from avsync.errors import InvalidOptionError
 from avsync.offsets import MIN_PAIRED, NEAR_MS, TICK_MS, WINDOW_TICKS
 from avsync.runtime import read_graphs
 from avsync.training.onnx_graph import OnnxGraph
