@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ FloatArray = npt.NDArray[np.float32]
 MESH_POINTS = 468
 
 
-def mouth_places(meshes: npt.NDArray[np.floating]) -> FloatArray:
+def mouth_places(meshes: npt.NDArray[np.floating[Any]]) -> FloatArray:
     """Places from face meshes of your own.
 
     Args:
