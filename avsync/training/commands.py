@@ -149,6 +149,7 @@ def export(
     from avsync.training.calibrate import FEATURES, NO_WEIGHTS
     from avsync.training.export import export_model, load_weights, save_weights
 
+    out.mkdir(parents=True, exist_ok=True)
     save_weights(load_weights(checkpoint), out / "checkpoint.pt")
     model = load_weights(out / "checkpoint.pt")  # export what is kept, half precision and all
     blank = Calibration(scale=20, features=FEATURES, weights=NO_WEIGHTS, method="not calibrated")
