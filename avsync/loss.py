@@ -367,7 +367,12 @@ class _Tower(nn.Module):
         self.tower = tower
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(self.tower(x), -1) * 0.5**0.5
+        from avsync.training.export import token
+
+        local, wide = self.tower(x)
+        return torch.stack(
+            [token(*clip) for clip in zip(local.split(1), wide.split(1), strict=True)]
+        )
 
 
 def _load(model: str | Path) -> _Expert:

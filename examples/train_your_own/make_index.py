@@ -33,7 +33,8 @@ def main() -> None:
         raise SystemExit(f"{options.clips}: {len(speakers)} sub-folders; some for each part needed")
     dev = set(speakers[:: len(speakers) // held][:held])
     for row in rows:
-        row["split"] = "dev" if Path(row["file"]).parts[0] in dev else "train"
+        row["speaker"] = Path(row["file"]).parts[0]
+        row["split"] = "dev" if row["speaker"] in dev else "train"
         row["trusted_sync"] = not options.untrusted
     index.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     print(f"{index}: {len(rows)} clips, {len(speakers)} speakers, {held} of them for dev")
