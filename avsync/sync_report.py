@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from avsync import __version__
-from avsync.batch import plan_batch, run_batch
+from avsync.batch import BatchOptions, plan_batch, run_batch
 from avsync.batch_inputs import find_inputs
 from avsync.batch_work import BatchItem, Worker
 from avsync.errors import AVSyncError, InvalidOptionError
@@ -169,12 +169,14 @@ def sync_report(
     places = [videos] if isinstance(videos, (str, os.PathLike)) else list(videos)
     plan = plan_batch(
         find_inputs(places),
-        jobs=jobs,
-        model=model,
-        provider=provider,
-        threads=threads,
-        tolerance=tolerance,
-        max_offset_ms=max_offset_ms,
+        BatchOptions(
+            jobs=jobs,
+            model=model,
+            provider=provider,
+            threads=threads,
+            tolerance=tolerance,
+            max_offset_ms=max_offset_ms,
+        ),
     )
     from avsync.metrics import LipSyncMeter
 
