@@ -330,6 +330,7 @@ class AudioTokenStream:
         self._skip = lead
         self._mel: FloatArray = np.empty((0, MEL_BANDS), np.float32)
         self._ahead = 0  # ticks of the buffer that are context only
+        self._known: tuple[FloatArray, FloatArray] | None = None
 
     def push(self, mel: FloatArray) -> list[FloatArray]:
         """Add (n, 80) mel columns; get the blocks of tokens that became ready."""
@@ -351,6 +352,9 @@ class AudioTokenStream:
 
     def _encode(self, count: int, after: int) -> FloatArray:
         ticks = self._ahead + count + after
+        if min(self._ahead, after) >= self._halo and (self._mel == self._mel[0]).all():
+            token = self._still(self._mel[0])  # digital silence, of which a gap may be an hour
+            return np.repeat(token[None], count * self._phases, axis=0)
         step = self._a_tick // self._phases
         parts = []
         for phase in range(self._phases):
@@ -361,3 +365,10 @@ class AudioTokenStream:
             parts.append(self._model.encode_audio(mel)[self._ahead : self._ahead + count])
         out: FloatArray = np.stack(parts, 1).reshape(count * self._phases, -1)
         return out
+
+    def _still(self, column: FloatArray) -> FloatArray:
+        """The token (dim,) of sound that stays as ``column`` says."""
+        if self._known is None or (self._known[0] != column).any():
+            mel = np.repeat(column[None], (2 * self._halo + 1) * self._a_tick, axis=0)
+            self._known = column.copy(), self._model.encode_audio(mel)[self._halo].copy()
+        return self._known[1]

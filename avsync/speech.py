@@ -61,6 +61,9 @@ class SpeechGate:
         data = np.concatenate([self._rest, samples])
         whole = len(data) // self._chunk * self._chunk
         self._rest = data[whole:]
+        if not data.any():  # a gap in the sound may be filled with an hour of zeros
+            self._found += [0.0] * (whole // self._chunk)
+            return
         chunks = np.clip(data[:whole], -1, 1).reshape(-1, self._chunk).tolist()
         _use_one_thread()
         self._found += map(self._vad.process_samples, chunks)

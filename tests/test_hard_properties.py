@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_tokens import CALIBRATION, Speaker, hear, look
+from token_streams import stream_audio
 
 from avsync.media import _Timeline
+from avsync.mel import MelStream, log_mel
 from avsync.offsets import WINDOW_TICKS, Estimate, TrackTokens, estimate, gather
 from avsync.result import Tolerance
+from avsync.runtime import SyncModel
 from avsync.segments import find_drift, find_pieces
+from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
 
 SPEAKER = Speaker(12.0, seed=5)
@@ -163,3 +169,36 @@ def test_timeline_lays_runs_where_they_belong(
     sizes = np.cumsum([0, *(len(p.samples) for p in got)])
     assert [p.start_s for p in got] == [(start + int(s)) / rate for s in sizes[:-1]]
     np.testing.assert_array_equal(np.concatenate([p.samples for p in got]), expected)
+
+
+@settings(max_examples=8)
+@given(blocks=st.lists(st.integers(0, 60), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_hours_of_silence_are_encoded_once(blocks: list[int], seed: int) -> None:
+    """Any mixture of sound and digital silence gives what one run over all of it gives."""
+    model = SyncModel(Path(__file__).parent / "data" / "tiny_model", provider="cpu", threads=1)
+    rng = np.random.default_rng(seed)
+    silent = np.full((1, 80), -11.5, np.float32)
+    parts = [rng.normal(-5, 3, (33, 80)).astype(np.float32)]
+    for n in blocks:
+        parts += [np.repeat(silent, 10 * n, axis=0), rng.normal(-5, 3, (20, 80)).astype(np.float32)]
+    mel = np.concatenate(parts)
+    _, whole = stream_audio(model, mel, 0, [], block=10**6)
+    _, streamed = stream_audio(model, mel, 0, [50] * 40, block=8)
+    np.testing.assert_allclose(streamed, whole, atol=2e-5)
+
+
+def test_an_hour_of_zeros_costs_next_to_nothing() -> None:
+    gate, mels = SpeechGate(0.0), MelStream(0.0)
+    zeros = np.zeros(160_000, np.float32)
+    begin = time.process_time()
+    columns = 0
+    for _ in range(360):
+        gate.push(zeros)
+        mel = mels.push(zeros)
+        columns += len(mel)
+        assert (mel == mel[0]).all()
+    assert time.process_time() - begin < 3
+    assert columns == 360_000 - 1
+    np.testing.assert_array_equal(mel[0], log_mel(zeros)[50])
+    assert gate.speech_s == 0
+    assert gate.at(0, 25, 90_000).sum() == 0
