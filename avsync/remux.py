@@ -6,7 +6,8 @@ and its time. How the move is stored depends on the container:
 - MP4, MOV: an edit list. Sound that moves before zero is skipped by the player but stays in the
   file, packet by packet.
 - Matroska, WebM, MPEG-TS: the packets' own time stamps. Matroska has no negative times (players
-  drop such blocks), so sound that would begin before zero is encoded anew without that part.
+  drop such blocks), so sound that would begin before zero is encoded anew without that part; and
+  of sound that begins later than zero its codec's delay is taken out (:mod:`avsync.matroska`).
 - AVI stores no start times at all: the sound is always encoded anew, padded or trimmed.
 
 Times are seconds on the container's clock; a positive shift makes the sound later.
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +37,7 @@ from avsync.digests import (
     packets_of,
 )
 from avsync.errors import AVSyncError, InvalidOptionError, MediaReadError
+from avsync.matroska import clear_codec_delay, delay_to_take_out
 from avsync.reaudio import AudioEncoder, Stretch, encoder_for
 from avsync.splice import Piece
 
@@ -133,6 +136,7 @@ class _Lane:
     source: Any
     target: Any
     ticks: int = 0
+    hidden: int = 0  # what the writer adds for a codec's delay that is to be taken out
     end_s: float = 0.0
     encoder: AudioEncoder | None = None
 
@@ -193,6 +197,9 @@ class _Writer:
             lane = _Lane(stream, self._copy(stream))
             if moved is not None:
                 lane.ticks = round(moved.shift_s / stream.time_base)
+                if self.copied.muxer in ("matroska", "webm"):
+                    lane.hidden = delay_to_take_out(stream, moved.shift_s)
+                    lane.ticks -= lane.hidden
             if not is_attachment(stream):
                 self.copied.sent[stream.index] = digest_of(stream)
         self.lanes[stream.index] = lane
@@ -223,7 +230,7 @@ class _Writer:
         """Carry all packets over."""
         whole = (self.film.duration or 0) * 1e-6
         start = (self.film.start_time or 0) * 1e-6
-        for n, packet in enumerate(self._all()):
+        for n, packet in enumerate(chain(self.ahead, self.packets)):
             lane = self.lanes.get(packet.stream_index)
             if lane is None:
                 continue
@@ -240,11 +247,9 @@ class _Writer:
         for lane in self.lanes.values():
             if lane.encoder is not None:
                 self._encode(None, lane.encoder)
-        for lane in self.lanes.values():
             self._count_hidden(lane)
         self._check_end(partial)
-        damaged = sum(lane.encoder.bad_packets for lane in self.lanes.values() if lane.encoder)
-        if damaged:
+        if damaged := sum(n.encoder.bad_packets for n in self.lanes.values() if n.encoder):
             self.copied.warnings.append(
                 f"{damaged} packets of sound could not be decoded and are silence now"
             )
@@ -274,10 +279,6 @@ class _Writer:
                 f"{hidden} packets of stream {lane.source.index}, which the file's own edit list "
                 "hides or its damage, were not carried over"
             )
-
-    def _all(self) -> Iterator[Any]:
-        yield from self.ahead
-        yield from self.packets
 
     def _encode(self, packet: Any | None, encoder: AudioEncoder) -> None:
         for fresh in encoder.feed(packet):
@@ -382,6 +383,9 @@ def write_moved(
                 elif not is_chapter_text(stream):
                     writer.add(stream, plans.get(stream.index), stretch, pieces)
             writer.pour(progress, partial)
+        with _writing(target):
+            late = [lane.target.index + 1 for lane in writer.lanes.values() if lane.hidden]
+            clear_codec_delay(target, late)
     return copied
 
 
