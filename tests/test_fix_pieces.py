@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from measure import errors_ms
 from numpy.typing import NDArray
 from offset_clips import CASES, EVENTS_S, UNSHIFTED, digest, hashes
 from test_fix import FakeDetector
+from typer.testing import CliRunner
 
 import avsync
 from avsync import FixFailedError, FixRefusedError
+from avsync.cli import app
 from avsync.errors import InvalidOptionError
 from avsync.media import read_audio
 
@@ -175,3 +178,18 @@ def test_unsure_pieces_are_refused_and_one_offset_is_moved_as_ever(tmp_path: Pat
     assert done.audio[0].method == "time_stamps"
     with pytest.raises(InvalidOptionError, match="give no offset"):
         avsync.fix(made.path, out, offset_ms=5, piecewise=True)
+
+
+def test_the_command_tells_of_each_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = jumping(tmp_path)
+    answers = [parts(*OFFSETS), GOOD]
+    monkeypatch.setattr("avsync.detector.SyncDetector", lambda **options: FakeDetector(*answers))
+    arguments = ["fix", str(made.path), "-o", str(tmp_path / "out.mkv")]
+    told = CliRunner().invoke(app, [*arguments, "--piecewise"])
+    assert told.exit_code == 0
+    assert "piece 1 from 0.00 s: audio lags by 90 ms; measured again: audio leads by 4 ms" in (
+        told.stdout
+    )
+    assert re.search(r"piece 2 from 1\.\d\d s: audio leads by 120 ms; .* lags by 6 ms", told.stdout)
+    refused = CliRunner().invoke(app, arguments)
+    assert (refused.exit_code, "--piecewise moves each by its own" in refused.stderr) == (3, True)
