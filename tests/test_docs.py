@@ -38,7 +38,7 @@ def test_commands_in_texts_exist(root: Path) -> None:
         c.name or str(c.callback.__name__).replace("_", "-")
         for c in app.registered_commands
         if c.callback is not None
-    }
+    } | {group.name for group in app.registered_groups}
     texts = [root / "README.md", root / "examples" / "README.md", *(root / "docs").glob("*.md")]
     for text in texts:
         named = re.findall(r"^(?:\$ )?avsync ([a-z][a-z-]*)", text.read_text("utf-8"), re.M)

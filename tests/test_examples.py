@@ -23,8 +23,8 @@ pytest.importorskip("onnxruntime")
 #: Run elsewhere, and by what.
 ELSEWHERE = {
     "make_talk.py": "tests/test_make_talk.py",
-    "live_file.py": "tests/test_stream.py",
-    "live_input.py": "tests/test_stream.py",
+    "live_file.py": "tests/test_examples_live.py",
+    "live_input.py": "tests/test_examples_live.py",
 }
 
 Run = Callable[..., tuple[int, str]]
