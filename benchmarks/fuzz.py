@@ -7,8 +7,8 @@ Bytes flipped, files cut off, sections removed, doubled, moved or overwritten, a
 headers forged: box sizes, dimensions, sample rates, time scales, durations and counts are looked
 for by their known values and replaced by extreme ones. File number N of a seed is always the same.
 
-Each file is worked on in a process of its own kind (pebble) with a time limit (--limit, 120 s) and a
-limit of address space (--memory, 4 GiB). Only an AVSyncError may come out. Exit code 1 on any
+The work is done in a process of its own (pebble) with a time limit for each file (--limit, 120 s)
+and a limit of address space (--memory, 4 GiB). Only an AVSyncError may come out. Exit code 1 on any
 crash, hang, or other exception; such files are kept under --keep, named by seed and number.
 """
 

@@ -1,7 +1,7 @@
 """Hard films made of recordings by code: faces placed in scenes, things drawn over them, sounds.
 
-Nothing made here is kept: the recordings are other people's, the films live in a scratch folder.
-All times are seconds, pictures are (H, W, 3) uint8 RGB, sounds float32 (channels, n) at 48 kHz.
+Nothing made here is kept: the recordings are other people's. Times are seconds, pictures (H, W, 3)
+uint8 RGB, sounds float32 (channels, n) at 48 kHz.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Take:
 
     @cached_property
     def meshes(self) -> list[NDArray[np.float64]]:
-        """Face-mesh points (468, 2) in pixels of every frame; where none is found, the last ones."""
+        """Face-mesh points (468, 2) in pixels of every frame; the last ones where none is found."""
         with quiet_native_stderr():
             import mediapipe as mp
 
