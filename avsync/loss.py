@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from avsync.errors import DependencyMissingError, InvalidOptionError
+from avsync.errors import DependencyMissingError, InvalidArrayError, InvalidOptionError
 
 try:
     import torch
@@ -128,13 +128,13 @@ class SyncLoss(nn.Module):
                 negatives something to be cut from. Whole ticks (0.04 s) for mels.
 
         Raises:
-            InvalidOptionError: shapes that do not fit, or sound that does not cover the pictures.
+            InvalidArrayError: shapes that do not fit, or sound that does not cover the pictures.
         """
         grid, known = self.scores(mouths, audio, start_s=start_s)
         mean, there = self._windows(grid, known)
         own = there[self.reach]
         if not bool(own.any()):
-            raise InvalidOptionError(
+            raise InvalidArrayError(
                 f"the sound does not cover the pictures: {mouths.shape[1] / FPS:.2f} s of pictures "
                 f"from 0 s, sound from {start_s:g} s on"
             )
@@ -161,7 +161,7 @@ class SyncLoss(nn.Module):
         video = self.video(self._grey(mouths))
         sound, first = self._sound(audio, start_s)
         if len(sound) != len(video):
-            raise InvalidOptionError(f"{len(video)} clips of pictures, {len(sound)} of sound")
+            raise InvalidArrayError(f"{len(video)} clips of pictures, {len(sound)} of sound")
         ticks = torch.arange(video.shape[1], device=video.device) + self.stack_reach
         steps = torch.arange(-self.reach, self.reach + 1, device=video.device)
         index = ticks[:, None] * self.phases + steps[None, :] - first
@@ -186,27 +186,24 @@ class SyncLoss(nn.Module):
     def _grey(self, mouths: Tensor) -> Tensor:
         """(B, T, crop_height, crop_width) grey, 0..255."""
         if mouths.dim() != 5 or mouths.shape[2] not in (1, 3):
-            raise InvalidOptionError(
+            raise InvalidArrayError(
                 f"mouths must be (B, T, 3, H, W) in 0..1, not {tuple(mouths.shape)}"
             )
-        if mouths.shape[1] <= 2 * self.stack_reach:
-            raise InvalidOptionError(
-                f"{mouths.shape[1]} frames: at least {2 * self.stack_reach + 1} are needed"
-            )
+        need = 2 * self.stack_reach + 1
+        if mouths.shape[1] < need:
+            raise InvalidArrayError(f"{mouths.shape[1]} frames: at least {need} are needed")
         size, wanted = tuple(mouths.shape[3:]), (self.crop_height, self.crop_width)
         if size not in (wanted, (CROP_HEIGHT, CROP_WIDTH)):
-            raise InvalidOptionError(
+            raise InvalidArrayError(
                 f"mouths are {size[0]} x {size[1]} pixels; {wanted[0]} x {wanted[1]} or "
                 f"{CROP_HEIGHT} x {CROP_WIDTH} are needed: avsync.loss.crop_mouths makes them"
             )
         if float(mouths.detach().max()) > 2:
-            raise InvalidOptionError("mouths go beyond 1; give them in 0..1, not in 0..255")
+            raise InvalidArrayError("mouths go beyond 1; give them in 0..1, not in 0..255")
         top, left = (size[0] - wanted[0]) // 2, (size[1] - wanted[1]) // 2
         x = mouths[..., top : top + wanted[0], left : left + wanted[1]]
-        if x.shape[2] == 1:
-            return x[:, :, 0] * 255
-        weights = x.new_tensor(GREY).view(1, 1, 3, 1, 1)
-        return (x * weights).sum(2) * 255
+        weights = x.new_tensor(GREY if x.shape[2] == 3 else (1.0,))
+        return (x * weights.view(-1, 1, 1)).sum(2) * 255
 
     @torch.no_grad()
     def _sound(self, audio: Tensor, start_s: float) -> tuple[Tensor, int]:
@@ -219,16 +216,16 @@ class SyncLoss(nn.Module):
         elif audio.dim() == 3 and audio.shape[2] == numpy_mel.MEL_BANDS:
             tick = round(start_s * FPS)
             if abs(start_s * FPS - tick) > 1e-3:
-                raise InvalidOptionError(f"start_s of mels must be whole ticks, not {start_s}")
+                raise InvalidArrayError(f"start_s of mels must be whole ticks, not {start_s}")
             mel = audio
         else:
-            raise InvalidOptionError(
+            raise InvalidArrayError(
                 "audio must be a float waveform (B, N) at 16 kHz or mels (B, M, 80), not "
                 f"{tuple(audio.shape)} {audio.dtype}"
             )
         count = mel.shape[1] // COLUMNS_A_TICK
         if count < 1:
-            raise InvalidOptionError(f"{mel.shape[1]} mel columns are too little sound")
+            raise InvalidArrayError(f"{mel.shape[1]} mel columns are too little sound")
         own = next(v for v in self.audio.state_dict().values() if v.is_floating_point())
         mel = mel[:, : count * COLUMNS_A_TICK].to(own.device, own.dtype)
         step = COLUMNS_A_TICK // self.phases
@@ -267,15 +264,15 @@ def crop_mouths(frames: Tensor, places: Tensor, *, size: tuple[int, int] = (64, 
         size: height and width around the middle of the stored crop; take that of the model.
 
     Raises:
-        InvalidOptionError: shapes that do not fit, or places that are not finite.
+        InvalidArrayError: shapes that do not fit, or places that are not finite.
     """
     if frames.dim() != 5 or tuple(places.shape) != (*frames.shape[:2], 2, 3):
-        raise InvalidOptionError(
+        raise InvalidArrayError(
             "frames must be (B, T, C, H, W) and places (B, T, 2, 3), not "
             f"{tuple(frames.shape)} and {tuple(places.shape)}"
         )
     if not bool(places.isfinite().all()):
-        raise InvalidOptionError("some places are not finite: leave out frames without a face")
+        raise InvalidArrayError("some places are not finite: leave out frames without a face")
     height, width = size
     batch, time, channels = frames.shape[:3]
     at = places.to(frames).flatten(0, 1)

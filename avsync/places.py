@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.crops import CropMaker, FacePatch, Pose, crop_matrix
-from avsync.errors import InvalidOptionError
+from avsync.errors import InvalidArrayError
 from avsync.media import GridFrame
 
 __all__ = ["find_mouths", "mouth_places"]
@@ -35,10 +35,10 @@ def mouth_places(meshes: npt.NDArray[np.floating[Any]]) -> FloatArray:
         (T, 2, 3) float32; NaN only where no face was found in half a second either way.
 
     Raises:
-        InvalidOptionError: another shape.
+        InvalidArrayError: another shape.
     """
     if meshes.ndim != 3 or meshes.shape[1] < MESH_POINTS or meshes.shape[2] not in (2, 3):
-        raise InvalidOptionError(
+        raise InvalidArrayError(
             f"meshes must be (T, {MESH_POINTS}, 2 or 3) points in pixels, not {meshes.shape}"
         )
     points = np.asarray(meshes[:, :MESH_POINTS], np.float64)
@@ -61,10 +61,10 @@ def find_mouths(frames: npt.NDArray[np.uint8]) -> tuple[FloatArray, npt.NDArray[
         places (T, 2, 3) float32, NaN outside the face's time; seen (T,) bool.
 
     Raises:
-        InvalidOptionError: another shape or type.
+        InvalidArrayError: another shape or type.
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
-        raise InvalidOptionError(
+        raise InvalidArrayError(
             f"frames must be (T, H, W, 3) uint8 RGB, not {frames.shape} {frames.dtype}"
         )
     from avsync.faces import mouth_chunks

@@ -6,8 +6,9 @@
 The generator is a toy with one weight: it plays the clip's own pictures so many milliseconds ahead,
 mixed from neighbouring frames, so that the gradient reaches that weight through the pixels. It
 learns by how much the picture must go ahead, which is the clip's offset: what it learned can be
-held against what the detector measures, and neither is told the other. Pixels of their own would
-fit as well, and prove less: they learn to please the expert.
+held against what the detector measures, and neither is told the other. The loss has a hill where
+the clip is, so the descent begins on its lower side. Pixels of their own would fit as well, and
+prove less: they learn to please the expert.
 
 Writes curve.csv (step, loss, ms) and curve.png.
 """
@@ -35,6 +36,8 @@ TALK = Path(__file__).resolve().parent / "talk.mp4"
 FPS = 25
 #: Frames before and after the ones that are optimised: room to move in.
 MARGIN = 12
+#: Where a descent may begin, frames ahead.
+STARTS = (-1.5, 1.5)
 
 
 class ToyGenerator(nn.Module):
@@ -81,11 +84,22 @@ def main() -> None:
 
     mouths, sound, start_s = load(options.video, options.frames + 2 * MARGIN)
     generator, loss = ToyGenerator(mouths), SyncLoss()
+
+    def rate() -> Tensor:
+        return loss(generator(MARGIN, options.frames), sound, start_s=start_s - MARGIN / FPS)
+
+    with torch.no_grad():
+        print(f"as it is: loss {rate().item():.3f}")
+        rated = {}
+        for at in STARTS:
+            generator.ahead.fill_(at)
+            rated[at] = rate().item()
+        generator.ahead.fill_(min(rated, key=rated.__getitem__))
     descent = torch.optim.Adam([generator.ahead], lr=0.4, betas=(0.6, 0.9))
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(descent, options.steps)
     rows: list[tuple[int, float, float]] = []
     for step in range(options.steps + 1):
-        value = loss(generator(MARGIN, options.frames), sound, start_s=start_s - MARGIN / FPS)
+        value = rate()
         rows.append((step, value.item(), generator.ahead.item() * 1000 / FPS))
         print(f"step {step:3d}: loss {value.item():7.3f}, pictures {rows[-1][2]:+6.1f} ms ahead")
         descent.zero_grad()

@@ -8,7 +8,7 @@ import pytest
 from test_crops import Head, away, lips_centre, wanted_crop
 
 from avsync.crops import CROP_HEIGHT, CROP_WIDTH
-from avsync.errors import InvalidOptionError
+from avsync.errors import InvalidArrayError
 from avsync.places import find_mouths, mouth_places
 
 HEADS = [Head(), Head(scale=70, roll=0.4, x=250, y=120), Head(scale=55, roll=-1.2, x=230)]
@@ -49,7 +49,7 @@ def test_no_face_no_place() -> None:
 
 
 def test_wrong_shapes_are_told() -> None:
-    with pytest.raises(InvalidOptionError, match=r"\(T, 468, 2 or 3\)"):
+    with pytest.raises(InvalidArrayError, match=r"\(T, 468, 2 or 3\)"):
         mouth_places(np.zeros((3, 5, 2)))
-    with pytest.raises(InvalidOptionError, match="uint8 RGB"):
+    with pytest.raises(InvalidArrayError, match="uint8 RGB"):
         find_mouths(np.zeros((3, 10, 10, 3), np.float32))  # type: ignore[arg-type]

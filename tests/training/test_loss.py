@@ -13,7 +13,12 @@ pytest.importorskip("onnx")
 
 from tiny_model import TINY  # noqa: E402
 
-from avsync.errors import AVSyncError, InvalidOptionError, ModelCorruptError  # noqa: E402
+from avsync.errors import (  # noqa: E402
+    AVSyncError,
+    InvalidArrayError,
+    InvalidOptionError,
+    ModelCorruptError,
+)
 from avsync.loss import SyncLoss, crop_mouths, log_mel, sample_windows  # noqa: E402
 from avsync.mel import log_mel as numpy_log_mel  # noqa: E402
 from avsync.runtime import SyncModel  # noqa: E402
@@ -221,11 +226,11 @@ class TestLoss:
     def test_wrong_inputs_are_told(
         self, tiny: SyncLoss, pictures: Any, sound: Any, words: str
     ) -> None:
-        with pytest.raises(InvalidOptionError, match=words):
+        with pytest.raises(InvalidArrayError, match=words):
             tiny(pictures, sound)
 
     def test_sound_beside_the_pictures_is_told(self, tiny: SyncLoss) -> None:
-        with pytest.raises(InvalidOptionError, match="does not cover the pictures"):
+        with pytest.raises(InvalidArrayError, match="does not cover the pictures"):
             tiny(mouths(9), voice(0.5), start_s=3.0)
 
     @pytest.mark.parametrize("options", [{"reduction": "max"}, {"window": 0}, {"contrast_ms": 40}])
