@@ -225,13 +225,14 @@ def _report_maker() -> Any:
 
 
 class _Meter:
-    """How fast it goes. Time left is judged by bytes: files differ more in length than in rate."""
+    """How fast it goes. Time left goes by bytes where all are known, else by files."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self.total = len(tasks)
         self.files = 0
         self.media_s = 0.0
-        self._all_bytes = sum(task.size or 0 for task in tasks)
+        sizes = [task.size for task in tasks]
+        self._all_bytes = 0 if None in sizes else sum(size or 0 for size in sizes)
         self._bytes = 0
         self._started = time.monotonic()
 
