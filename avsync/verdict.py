@@ -36,8 +36,10 @@ __all__ = ["TrackSight", "judge"]
 MIN_CLARITY = (5.3, 6.0)
 CLEAR_WINDOWS = (3, 6)
 CLEAR_SHIFTS = 63
-#: A single stretch of a file that as a whole is not clear needs this much: it was chosen.
+#: A single stretch of a file that as a whole is not clear was chosen: it needs this much clarity,
+#: in so many windows (of strangers' voices, stretches of seven reached 7.7).
 RUN_CLARITY = 8.0
+RUN_WINDOWS = 10
 UNCLEAR = 0.25
 #: Seconds of speech that are needed at least.
 MIN_SPEECH_S = 0.6
@@ -220,9 +222,13 @@ def _pieces(
         pieces.append(piece)
     if len(pieces) > 1:
         return pieces, gain
-    if pieces and not whole.claimed and pieces[0].found.features["clarity"] >= RUN_CLARITY:
+    if pieces and not whole.claimed and _clear_alone(pieces[0].found):
         return pieces, gain  # the speaker is to be seen in a part of the file only
     return [whole], 0.0
+
+
+def _clear_alone(found: Estimate) -> bool:
+    return found.windows >= RUN_WINDOWS and found.features["clarity"] >= RUN_CLARITY
 
 
 def _between(cuts: Sequence[float], evidence: Evidence, calibration: Calibration) -> list[_Piece]:
