@@ -6,7 +6,7 @@ Takes the shortest clips of the split that last at least 4 s. Each is scored as 
 all frames with their stamps and the sound at 48 kHz; and as a stream, frames and 20-ms blocks of
 samples pushed in the order in which they would come from a live input. Prints the three answers,
 their largest difference, and of the stream the seconds until the first answer, how far estimates
-were behind the newest frame (s), and the seconds of work that a second of media took.
+were behind the newest frame (s), and the processor seconds that a second of media took.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def live(frames: list[Any], sound: Any) -> Iterator[tuple[float, str, Any]]:
 def streamed(detector: SyncDetector, frames: list[Any], sound: Any) -> dict[str, Any]:
     """The last estimate of a stream over the clip, and how the estimates came."""
     first, lags = None, []
-    begun = time.perf_counter()
+    begun = time.process_time()
     with detector.stream(sample_rate=RATE) as stream:
         for _, kind, i in live(frames, sound):
             if kind == "video":
@@ -54,7 +54,7 @@ def streamed(detector: SyncDetector, frames: list[Any], sound: Any) -> dict[str,
                 if found.offset_ms is not None and first is None:
                     first = found.time_s + found.latency_s - frames[0].pts_seconds
         last = stream.finish()
-    work = time.perf_counter() - begun
+    work = time.process_time() - begun
     length = frames[-1].pts_seconds - frames[0].pts_seconds
     return {"offset": last.offset_ms, "first": first, "lags": lags, "work": work / length}
 

@@ -293,3 +293,29 @@ class TestTheSample:
         assert "result" not in line
         assert line["direction"] == "audio_lags"
         assert "audio lags by 1" in last.describe()
+
+
+def test_file_arrays_and_stream_say_the_same(corpus: Path) -> None:
+    """A real clip three ways; benchmarks/agreement.py does it with many."""
+    from avsync.media import iter_frames
+
+    rows = [json.loads(line) for line in (corpus / "index.jsonl").read_text().splitlines()]
+    fit = [r for r in rows if r["split"] == "dev" and r["trusted_sync"] and r["duration_s"] >= 4]
+    path = corpus / min(fit, key=lambda r: r["duration_s"])["file"]
+    detector = SyncDetector(provider="cpu", threads=1)
+    frames, sound = list(iter_frames(path)), read_audio(path)
+    images, pts = [f.image for f in frames], [f.pts_seconds for f in frames]
+    answers = [
+        detector.score(path).offset_ms,
+        detector.score_arrays(
+            images, sound.samples, pts=pts, sample_rate=RATE, audio_start_s=sound.start_s
+        ).offset_ms,
+    ]
+    with detector.stream(sample_rate=RATE) as stream:
+        for image, time_s in zip(images, pts, strict=True):
+            stream.push_video(image, time_s)
+        for i in range(0, len(sound.samples), 800):
+            stream.push_audio(sound.samples[i : i + 800], sound.start_s + i / RATE)
+        answers.append(stream.finish().offset_ms)
+    assert None not in answers
+    assert max(answers) - min(answers) < 10  # type: ignore[operator, type-var]
