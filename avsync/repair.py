@@ -136,8 +136,9 @@ class FixResult(_Frozen):
             words += ", and encoded anew"
         if self.residual_ms is None:
             return words
-        most = "at most, " if self.pieces else ""
-        return f"{words}; measured again: {most}{offset_words(self.residual_ms)}"
+        if self.pieces:
+            return f"{words}; measured again: each within {math.ceil(abs(self.residual_ms))} ms"
+        return f"{words}; measured again: {offset_words(self.residual_ms)}"
 
 
 def fix(

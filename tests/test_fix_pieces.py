@@ -113,7 +113,7 @@ def test_flash_and_click_meet_on_both_sides(
     assert (done.residual_ms, done.audio[0].method) == (-6.0, "encoded_anew")
     assert done.describe() == (
         f"2 pieces of the audio were delayed by {offsets[0]:+.0f}, {offsets[1]:+.0f} ms, and "
-        "encoded anew; measured again: at most, audio lags by 6 ms"
+        "encoded anew; measured again: each within 6 ms"
     )
 
 
