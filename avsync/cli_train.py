@@ -145,6 +145,9 @@ def encoder(
     out: Out,
     cache: Cache = None,
     steps: Steps = 4000,
+    minutes: Annotated[
+        float | None, typer.Option(help="End after this time; the rate follows the clock.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=2, help="Windows a step.")] = 16,
     start: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take these weights to begin with.")
@@ -156,6 +159,9 @@ def encoder(
         Path | None,
         typer.Option(metavar="FILE", help="Re-centre or drop the others by this model."),
     ] = None,
+    widen: Annotated[
+        bool, typer.Option("--widen", help="Also other face proportions, voices and paces.")
+    ] = False,
     learning_rate: Rate = 1e-3,
     seed: Seed = 0,
     threads: Threads = 2,
@@ -175,10 +181,12 @@ def encoder(
             cache,
             out,
             steps=steps,
+            minutes=minutes,
             batch=batch,
             start=start,
             trusted_only=trusted_only,
             clean_with=clean_with,
+            widen=widen,
             learning_rate=learning_rate,
             seed=seed,
             threads=threads,
