@@ -31,6 +31,7 @@ __all__ = [
     "expected_calibration_error",
     "fit_calibration",
     "logistic",
+    "rising",
 ]
 
 FEATURES = ("posterior_log_odds", "gap", "agreeing_share", "margin", "clarity")
@@ -89,6 +90,24 @@ def logistic(x: FloatArray, y: FloatArray, *, ridge: float = 1.0) -> FloatArray:
         if np.abs(step).max() < 1e-8:
             break
     return np.asarray(weights)
+
+
+def rising(x: FloatArray, y: FloatArray) -> FloatArray:
+    """As :func:`logistic`, but no weight of a feature is negative: more evidence, more belief.
+
+    Features are alike (correlated), so that an unbound fit sets one against another, which does
+    harm away from the runs it was fitted on; those that would be negative are left out in turn.
+    """
+    kept = list(range(x.shape[1]))
+    while True:
+        found = logistic(x[:, kept], y)
+        if not kept or found[1:].min() >= 0:
+            break
+        kept.pop(int(found[1:].argmin()))
+    weights = np.zeros(1 + x.shape[1])
+    weights[0] = found[0]
+    weights[[1 + k for k in kept]] = found[1:]
+    return weights
 
 
 def expected_calibration_error(p: FloatArray, y: FloatArray, bins: int = 10) -> float:
@@ -154,7 +173,7 @@ def fit_calibration(
             continue
         scale = float(SCALES[likelihood[~np.isin(group, part)].sum(0).argmax()])
         x, y = table(scale)
-        said[out] = _claim(x[out], logistic(x[~out], y[~out].astype(float)))
+        said[out] = _claim(x[out], rising(x[~out], y[~out].astype(float)))
     scale = float(SCALES[likelihood.sum(0).argmax()])
     x, y = table(scale)
     false = np.array([run.truth_ms is None for run in runs])
@@ -165,7 +184,7 @@ def fit_calibration(
         f"{len(clips)} clips, {100 * false.mean():.0f} % of them with another clip's sound; "
         f"ECE {figures['ece']:.3f} by cross-fitting over {min(folds, len(order))} parts"
     )
-    weights = logistic(x, y.astype(float))
+    weights = rising(x, y.astype(float))
     fitted = Calibration(
         scale=scale,
         features=FEATURES,

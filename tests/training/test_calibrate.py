@@ -25,6 +25,7 @@ from avsync.training.calibrate import (
     expected_calibration_error,
     fit_calibration,
     logistic,
+    rising,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -167,6 +168,17 @@ class TestLogistic:
         design = np.column_stack([np.ones(60), x])
         gradient = design.T @ (1 / (1 + np.exp(-design @ w)) - y) + [0, 2, 2, 2] * w
         np.testing.assert_allclose(gradient, 0, atol=1e-4)
+
+    def test_rising_leaves_out_what_would_fall(self) -> None:
+        rng = np.random.default_rng(3)
+        x = rng.standard_normal((4000, 3))
+        z = x @ np.array([2.0, -1.0, 0.5])
+        y = (rng.random(4000) < 1 / (1 + np.exp(-z))).astype(float)
+        weights = rising(x, y)
+        assert weights[2] == 0
+        np.testing.assert_allclose(weights[[0, 1, 3]], logistic(x[:, [0, 2]], y))
+        np.testing.assert_allclose(rising(x[:, [0, 2]], y), logistic(x[:, [0, 2]], y))
+        assert rising(-np.abs(x[:, :1]), (np.abs(x[:, 0]) > 1).astype(float))[1:].tolist() == [0]
 
     def test_separable_data_stay_finite(self) -> None:
         x = np.linspace(-1, 1, 40)[:, None]
