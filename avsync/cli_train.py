@@ -74,6 +74,9 @@ Variants = Annotated[
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 Windows = Annotated[int, typer.Option(min=3, help="Windows a step, each with seven sounds.")]
 Dim = Annotated[int, typer.Option(min=8, help="Width; a multiple of 8.")]
+Prior = Annotated[
+    bool, typer.Option("--prior/--no-prior", help="Begin with the encoders' local cosine.")
+]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Seed = Annotated[int, typer.Option(help="Of weights, dropout and batches.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where training runs.")]
@@ -207,6 +210,7 @@ def teacher(
     steps: Steps = 400,
     windows: Windows = 24,
     dim: Dim = 352,
+    prior: Prior = True,
     learning_rate: Rate = 4e-4,
     seed: Seed = 0,
     jobs: Jobs = 2,
@@ -236,6 +240,7 @@ def student(
     steps: Steps = 400,
     windows: Windows = 24,
     dim: Dim = 64,
+    prior: Prior = True,
     learning_rate: Rate = 1e-3,
     seed: Seed = 0,
     jobs: Jobs = 2,
@@ -254,6 +259,7 @@ def _train(
     *,
     out: Path,
     dim: int,
+    prior: bool,
     steps: int,
     windows: int,
     learning_rate: float,
@@ -269,7 +275,7 @@ def _train(
 
     corpus = _corpus(out=out, device=device, **more)
     config = FusionTrainConfig(
-        fusion=FusionConfig.on(corpus.encoder, dim=dim),
+        fusion=FusionConfig.on(corpus.encoder, dim=dim, prior=prior),
         loss=loss.value,
         steps=steps,
         windows=windows,
@@ -302,6 +308,7 @@ def table(
     steps: Steps = 300,
     windows: Windows = 12,
     dim: Dim = 64,
+    prior: Prior = True,
     learning_rate: Rate = 1e-3,
     jobs: Jobs = 2,
     threads: Threads = 1,
@@ -316,7 +323,7 @@ def table(
 
         corpus = _corpus(**options)
         config = FusionTrainConfig(
-            fusion=FusionConfig.on(corpus.encoder, dim=dim),
+            fusion=FusionConfig.on(corpus.encoder, dim=dim, prior=prior),
             steps=steps,
             windows=windows,
             learning_rate=learning_rate,
