@@ -56,7 +56,7 @@ def test_same_results_and_losses_as_local(monkeypatch: pytest.MonkeyPatch, tmp_p
     paths = sorted(p.name for p in Path().iterdir())
     found = {
         engine: {
-            item.path: item for item in avsync.score_many(paths, jobs=2, engine=engine, timeout_s=4)
+            item.path: item for item in avsync.score_many(paths, jobs=2, engine=engine, timeout_s=6)
         }
         for engine in ("local", "ray")
     }
