@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from avsync.errors import AVSyncError
+from avsync.errors import AVSyncError, InvalidOptionError
 from avsync.result import TOLERANCES, printable_path
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "clock",
     "complain",
     "expand_patterns",
+    "parse_seconds",
     "progress_bar",
     "stdout_console",
 ]
@@ -117,6 +118,19 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{sign}{hours}:{minutes:02d}:{rest:04.1f}"
     return f"{sign}{minutes}:{rest:04.1f}"
+
+
+def parse_seconds(text: str) -> float:
+    """A length of time in seconds: ``30``, ``30s``, ``2m``, ``1h``.
+
+    Raises:
+        InvalidOptionError: anything else.
+    """
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text.strip().lower()[-1:])
+    try:
+        return float(text if unit is None else text.strip()[:-1]) * (unit or 1.0)
+    except ValueError as err:
+        raise InvalidOptionError(f"{text!r} is no length of time: give 30s, 2m or 1h") from err
 
 
 def stdout_console() -> Console:

@@ -36,6 +36,7 @@ from avsync._console import (
     clock,
     complain,
     expand_patterns,
+    parse_seconds,
     progress_bar,
     stdout_console,
 )
@@ -107,6 +108,14 @@ def score(
         int | None,
         typer.Option(min=1, metavar="N", help="CPU threads of the model."),
     ] = None,
+    exhaustive: Annotated[
+        bool,
+        typer.Option("--exhaustive", help="Look at all of a file, however long it is."),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop looking at a long file after this time: 30s, 2m."),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="OUT.html|DIR", help="HTML report; of several files, an index."),
@@ -132,6 +141,8 @@ def score(
             threads=threads,
             tolerance=tolerance,
             max_offset_ms=max_offset_ms,
+            exhaustive=exhaustive,
+            budget_s=None if budget is None else parse_seconds(budget),
         )
         console = stdout_console()
         codes = []
@@ -192,6 +203,9 @@ def _print_result(console: Console, result: SyncResult) -> None:
     console.print(Text.assemble(f"{result.path}: ", verdict))
     for warning in result.warnings:
         console.print(f"  warning: {warning}")
+    if result.looked_at_s is not None and result.duration_s is not None:
+        seen, length = clock(result.looked_at_s), clock(result.duration_s)
+        console.print(f"  looked at {seen} of {length} (--exhaustive looks at all of it)")
     if result.status is Status.out_of_sync and result.offset_ms and len(result.segments) < 2:
         verb = "delay" if result.offset_ms > 0 else "advance"
         amount = round(abs(result.offset_ms))

@@ -105,6 +105,7 @@ def fix(
                 threads=threads,
                 tolerance=tolerance,
                 max_offset_ms=max_offset_ms,
+                exhaustive=True,
             )
         try:
             with progress_bar(PurePath(file).name) as progress:

@@ -8,12 +8,13 @@ over about a second, so that the crop follows the head and never the lips themse
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from avsync.picture import Picture
 
 __all__ = [
     "CROP_HEIGHT",
@@ -61,6 +62,8 @@ TEMPLATE = np.array(
 #: Half width (ticks) of the smoothing of the head's pose and of the mouth's place in it.
 POSE_HALF = 3
 PLACE_HALF = 10
+#: Crops are made this many at a time.
+RENDER_TICKS = 8
 
 CropArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
@@ -101,17 +104,15 @@ class Pose:
         opening = float(np.linalg.norm(points[17, :2] - points[0, :2])) / scale
         return cls(scale, roll, anchor, mouth, opening)
 
-    @staticmethod
-    def between(a: Pose, b: Pose, weight: float) -> Pose:
-        """Linear mix, ``weight`` 0 gives ``a`` and 1 gives ``b``."""
-        turn = (b.roll - a.roll + np.pi) % (2 * np.pi) - np.pi
-        return Pose(
-            a.scale + weight * (b.scale - a.scale),
-            a.roll + weight * turn,
-            a.anchor + weight * (b.anchor - a.anchor),
-            a.mouth + weight * (b.mouth - a.mouth),
-            a.opening + weight * (b.opening - a.opening),
-        )
+    @property
+    def row(self) -> FloatArray:
+        """All of it as (7,): scale, roll, anchor x y, mouth x y, opening."""
+        return np.array([self.scale, self.roll, *self.anchor, *self.mouth, self.opening])
+
+    @classmethod
+    def of_row(cls, row: FloatArray) -> Pose:
+        """The inverse of :attr:`row`."""
+        return cls(float(row[0]), float(row[1]), row[2:4], row[4:6], float(row[6]))
 
 
 def _rotation(angle: float) -> FloatArray:
@@ -121,7 +122,7 @@ def _rotation(angle: float) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class FacePatch:
-    """A square of the picture around a face: (pixels, pixels, 3) uint8 RGB.
+    """A square of the picture around a face: (pixels, pixels, 3) uint8 RGB, or grey (luma) 2-D.
 
     Picture point ``p`` lies at ``(p - origin) * zoom`` in the patch.
     """
@@ -133,33 +134,41 @@ class FacePatch:
     @classmethod
     def cut(
         cls,
-        image: CropArray,
+        picture: Picture,
         centre: FloatArray,
         side: float,
         *,
         pixels: int = PATCH_SIDE,
         grey: int = 0,
+        luma: bool = False,
     ) -> FacePatch:
-        """Cut the square of ``side`` picture pixels around ``centre``; ``grey`` beyond the edge."""
+        """Cut the square of ``side`` picture pixels around ``centre``; ``grey`` beyond the edge.
+
+        ``luma``: without colour, (pixels, pixels).
+        """
         origin = centre - side / 2
         zoom = pixels / side
         x0, y0 = np.floor(origin).astype(int)
         x1, y1 = np.ceil(origin + side).astype(int)
-        height, width = image.shape[:2]
+        height, width = picture.shape
         cx0, cy0 = int(np.clip(x0, 0, width)), int(np.clip(y0, 0, height))
         cx1, cy1 = int(np.clip(x1, 0, width)), int(np.clip(y1, 0, height))
-        inner = np.asarray(image[cy0:cy1, cx0:cx1])
-        if not inner.size:
-            return cls(np.full((pixels, pixels, 3), grey, np.uint8), origin, zoom)
-        if zoom < 0.75:
-            size = (max(1, round((cx1 - cx0) * zoom)), max(1, round((cy1 - cy0) * zoom)))
-            inner = np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_AREA), np.uint8)
-        gain_x = inner.shape[1] / max(1, cx1 - cx0)
-        gain_y = inner.shape[0] / max(1, cy1 - cy0)
+        if cx0 >= cx1 or cy0 >= cy1:
+            shape = (pixels, pixels) if luma else (pixels, pixels, 3)
+            return cls(np.full(shape, grey, np.uint8), origin, zoom)
+        look = picture.grey if luma else picture.region
+        inner = look(cx0, cy0, cx1, cy1)
+        # Whole pixels are averaged first: quick, and what is left is less than a factor of two.
+        shrink = min(int(1 / zoom), *inner.shape[:2]) if zoom < 0.5 else 1
+        if shrink > 1:
+            tall, wide = inner.shape[0] // shrink, inner.shape[1] // shrink
+            inner = np.ascontiguousarray(inner[: tall * shrink, : wide * shrink])
+            inner = np.asarray(cv2.resize(inner, (wide, tall), interpolation=cv2.INTER_AREA))
+        gain = 1 / shrink
         matrix = np.array(
             [
-                [zoom / gain_x, 0, (cx0 - origin[0] + 0.5 / gain_x - 0.5) * zoom],
-                [0, zoom / gain_y, (cy0 - origin[1] + 0.5 / gain_y - 0.5) * zoom],
+                [zoom / gain, 0, (cx0 - origin[0] + 0.5 / gain - 0.5) * zoom],
+                [0, zoom / gain, (cy0 - origin[1] + 0.5 / gain - 0.5) * zoom],
             ]
         )
         patch = cv2.warpAffine(
@@ -217,9 +226,14 @@ class CropMaker:
     _out: list[tuple[CropArray, bool, FloatArray, float, float]] = field(default_factory=list)
     _out_first: int = 0
 
-    def keep(self, image: CropArray, patch: FacePatch, box: FloatArray) -> FacePatch:
-        """What is kept of a tick's picture until its crop is made: here the mesh's own patch."""
-        return patch
+    def keep(
+        self, picture: Picture, window: tuple[FloatArray, float], box: FloatArray
+    ) -> FacePatch:
+        """What is kept of a tick's picture until its crop is made: the luma of the mesh's window.
+
+        ``window``: centre and side of the square that the mesh looks at, in picture pixels.
+        """
+        return FacePatch.cut(picture, *window, luma=True)
 
     def push(
         self, tick: int, patch: FacePatch, box: FloatArray, pose: Pose | None, *, fresh: bool
@@ -229,7 +243,7 @@ class CropMaker:
             self._first = self._out_first = tick
         self._ticks.append(_Tick(patch, box, pose, fresh))
         ready = len(self._ticks) - PLACE_HALF - 1
-        if ready > self._done:
+        if ready >= self._done + RENDER_TICKS:
             self._render(self._done, ready)
         while self._done > PLACE_HALF:
             self._ticks.popleft()
@@ -259,37 +273,29 @@ class CropMaker:
         self._out = []
         return chunk
 
-    def _filled(self) -> tuple[list[Pose | None], list[int]]:
-        """Poses with holes interpolated, and each tick's distance to a measured pose."""
-        known = [(i, t.pose) for i, t in enumerate(self._ticks) if t.pose is not None]
-        n = len(self._ticks)
+    def _filled(self) -> tuple[FloatArray, npt.NDArray[np.int64]] | None:
+        """Rows of poses (n, 7) with holes interpolated, and each tick's distance (n,) to a
+        measured one; None when there is none. The roll is unwrapped."""
+        known = [i for i, t in enumerate(self._ticks) if t.pose is not None]
         if not known:
-            return [None] * n, [n + self.max_hole + 1] * n
-        poses: list[Pose | None] = []
-        away: list[int] = []
-        at = 0
-        for i in range(n):
-            while at + 1 < len(known) and known[at + 1][0] <= i:
-                at += 1
-            left, a = known[at]
-            right, b = known[min(at + 1, len(known) - 1)]
-            if i <= left or left == right:
-                poses.append(a)
-            else:
-                poses.append(Pose.between(a, b, (i - left) / (right - left)))
-            away.append(min(abs(i - left), abs(i - right)))
-        return poses, away
+            return None
+        rows = np.array([t.pose.row for t in self._ticks if t.pose is not None])
+        rows[:, 1] = np.unwrap(rows[:, 1])
+        ticks = np.arange(len(self._ticks))
+        away = np.abs(ticks[:, None] - np.array(known)[None, :]).min(1)
+        return np.stack([np.interp(ticks, known, column) for column in rows.T], 1), away
 
     def _render(self, start: int, stop: int) -> None:
-        poses, away = self._filled()
+        filled = self._filled()
         for i in range(start, stop):
             item = self._ticks[i]
-            pose = _smoothed(poses, i)
-            crop = self.draw(item.patch, pose)
-            if pose is None:
-                self._out.append((crop, False, item.box, 0.0, 0.0))
+            if filled is None:
+                self._out.append((self.draw(item.patch, None), False, item.box, 0.0, 0.0))
                 continue
-            valid = item.fresh and away[i] <= self.max_hole
+            rows, away = filled
+            pose = _smoothed(rows, i)
+            valid = bool(item.fresh and away[i] <= self.max_hole)
+            crop = self.draw(item.patch, pose)
             self._out.append((crop, valid, item.box, pose.opening, pose.scale))
         self._done = stop
 
@@ -300,20 +306,15 @@ class CropMaker:
         return _warp(patch, pose)
 
 
-def _smoothed(poses: Sequence[Pose | None], i: int) -> Pose | None:
-    """The pose that tick ``i`` is cropped by; its ``opening`` is the tick's own."""
-    centre = poses[i]
-    if centre is None:
-        return None
-    lo, hi = max(0, i - POSE_HALF), min(len(poses), i + POSE_HALF + 1)
-    near = [(p, np.exp(-0.5 * ((j - i) / 1.5) ** 2)) for j, p in enumerate(poses[lo:hi], lo) if p]
-    total = sum(w for _, w in near)
-    scale = sum(p.scale * w for p, w in near) / total
-    anchor = sum(p.anchor * w for p, w in near) / total
-    turn = sum(((p.roll - centre.roll + np.pi) % (2 * np.pi) - np.pi) * w for p, w in near) / total
-    lo, hi = max(0, i - PLACE_HALF), min(len(poses), i + PLACE_HALF + 1)
-    mouth = np.mean([p.mouth for p in poses[lo:hi] if p], axis=0)
-    return Pose(float(scale), centre.roll + float(turn), anchor, mouth, centre.opening)
+def _smoothed(rows: FloatArray, i: int) -> Pose:
+    """The head's pose at tick ``i`` as neighbours see it; the opening is the tick's own."""
+    low = max(0, i - POSE_HALF)
+    near = rows[low : i + POSE_HALF + 1]
+    weights = np.exp(-0.5 * ((np.arange(low, low + len(near)) - i) / 1.5) ** 2)
+    row = weights @ near / weights.sum()
+    row[4:6] = rows[max(0, i - PLACE_HALF) : i + PLACE_HALF + 1, 4:6].mean(0)
+    row[6] = rows[i, 6]
+    return Pose.of_row(row)
 
 
 def crop_matrix(pose: Pose) -> FloatArray:
@@ -330,7 +331,9 @@ def _warp(patch: FacePatch, pose: Pose) -> CropArray:
     """The aligned crop (CROP_HEIGHT, CROP_WIDTH) uint8 of the mouth."""
     matrix = crop_matrix(pose) * patch.zoom
     matrix[:, 2] -= patch.origin * patch.zoom
-    grey = cv2.cvtColor(patch.image, cv2.COLOR_RGB2GRAY)
+    grey = patch.image
+    if grey.ndim == 3:
+        grey = np.asarray(cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY), np.uint8)
     out = cv2.warpAffine(
         grey,
         matrix,

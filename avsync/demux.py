@@ -26,6 +26,7 @@ __all__ = [
     "DecodeStats",
     "check_end",
     "decode",
+    "first_key_packet",
     "is_attached",
     "opened",
     "pick_audio",
@@ -203,6 +204,14 @@ def seek_before(container: Any, stream: Any, start_s: float) -> None:
         except av.FFmpegError:
             continue
     container.seek(container.start_time or 0, backward=True, any_frame=True)
+
+
+def first_key_packet(container: Any, stream: Any) -> Any:
+    """The next key frame's packet of a stream, None where there is none."""
+    try:
+        return next((p for p in container.demux(stream) if p.is_keyframe), None)
+    except av.FFmpegError:
+        return None
 
 
 class _Slots:

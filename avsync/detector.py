@@ -13,6 +13,7 @@ from avsync.arrays import MOUTH_WIDTH, grid_frames, mouth_crops, sound_pieces
 from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, score_grid_of
 from avsync.engines import Engine, load_engine
 from avsync.errors import InvalidArrayError, InvalidOptionError
+from avsync.looks import PIECE_S, Watcher
 from avsync.media import (
     DecodeStats,
     GridFrame,
@@ -21,6 +22,7 @@ from avsync.media import (
     iter_grid_frames,
     probe,
 )
+from avsync.overlap import cores
 from avsync.result import Status, SyncResult, Tolerance
 from avsync.runtime import Provider
 from avsync.verdict import TrackSight, judge
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["SyncDetector", "score"]
 
 MAX_OFFSET_MS = 10_000.0
+#: Files longer than this (s) are looked at here and there, unless all of them is asked for.
+LONG_S = 120.0
 #: Progress is reported this often (ticks).
 REPORT_EVERY = 25
 
@@ -43,10 +47,14 @@ class SyncDetector:
         model: a model folder, of avsync or a published model's; None or "default" takes the
             bundled one.
         provider: ``auto`` (CUDA when usable, else CPU), ``cpu`` or ``cuda``.
-        threads: CPU threads of the model; None takes as many as there are cores.
+        threads: CPU threads of the model; None takes as many as there are cores. With 1, decoding,
+            faces and model take turns; with more they run at the same time.
         tolerance: what counts as in sync: ``ebu`` (+40/-60 ms, default), ``itu``,
             ``itu-acceptable``, ``atsc`` or two numbers (ms early, ms late).
         max_offset_ms: shifts are searched within ± this, 40 to 10,000.
+        exhaustive: look at all of a long file (longer than 2 min). Without, stretches spread over
+            it are looked at until they agree, and ``looked_at_s`` of the result says how much.
+        budget_s: stop looking at a long file after about this time (s) of waiting.
 
     Raises:
         ModelNotFoundError, ModelCorruptError, DependencyMissingError,
@@ -65,7 +73,15 @@ class SyncDetector:
         threads: int | None = None,
         tolerance: str | tuple[float, float] | Tolerance = "ebu",
         max_offset_ms: float = 600.0,
+        exhaustive: bool = False,
+        budget_s: float | None = None,
     ) -> None:
+        if budget_s is not None and (exhaustive or not budget_s > 0):
+            raise InvalidOptionError(
+                f"budget_s must be above 0, and goes without exhaustive, not {budget_s}"
+            )
+        self.exhaustive, self.budget_s = exhaustive, budget_s
+        self.overlap = min(threads or cores(), cores()) > 1
         self.tolerance = Tolerance.parse(tolerance)
         self.max_offset_ms = _checked(max_offset_ms)
         self.engine: Engine = load_engine(model, provider=provider, threads=threads)
@@ -108,6 +124,11 @@ class SyncDetector:
         if not info.audio:
             return SyncResult(status=Status.no_audio, **common)
         stats = DecodeStats()
+        length = info.duration_s or 0.0
+        around = length > LONG_S and not (self.exhaustive or cuts)
+        if around or length > 1.5 * PIECE_S:
+            watcher = Watcher(self, path, info, audio_stream=audio_stream, stats=stats)
+            return watcher.score(common, around=around, cuts=cuts, progress=progress)
         audio, speech_s = self._hear(path, audio_stream, stats)
         if audio is None:
             reason = "the audio stream holds no sound that can be decoded"
@@ -371,7 +392,7 @@ class SyncDetector:
                     progress(min(0.99, max(0.0, done)) * self.engine.seeing)
                 yield frame
 
-        return see(self.engine, watched())
+        return see(self.engine, watched(), overlap=self.overlap)
 
 
 def _checked(max_offset_ms: float) -> float:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from avsync.crops import CropArray, CropMaker, FacePatch, FloatArray
+from avsync.picture import Picture
 from avsync.published import Convention, syncnet_crop
 
 __all__ = ["FaceCropMaker", "FaceStyle"]
@@ -62,23 +63,28 @@ class FaceCropMaker(CropMaker):
     style: FaceStyle = field(default_factory=lambda: FaceStyle(224, True, 2.5, 400, 110))
     _picture: tuple[int, int] = (0, 0)
 
-    def keep(self, image: CropArray, patch: FacePatch, box: FloatArray) -> FacePatch:
+    def keep(
+        self, picture: Picture, window: tuple[FloatArray, float], box: FloatArray
+    ) -> FacePatch:
         """A patch of this style's own size and resolution around the box."""
-        self._picture = image.shape[0], image.shape[1]
+        self._picture = picture.shape
         centre = (box[:2] + box[2:]) / 2
         side = self.style.window * max(2.0, float(max(box[2:] - box[:2])))
-        return FacePatch.cut(image, centre, side, pixels=self.style.pixels, grey=self.style.grey)
+        return FacePatch.cut(picture, centre, side, pixels=self.style.pixels, grey=self.style.grey)
 
     def _render(self, start: int, stop: int) -> None:
-        poses, away = self._filled()
+        filled = self._filled()
         places = self._places()
         side = self.style.side
         for i in range(start, stop):
-            item, pose = self._ticks[i], poses[i]
+            item = self._ticks[i]
             near = places[max(0, i - MEDIAN_HALF) : i + MEDIAN_HALF + 1]
             crop = _cut(item.patch, self._area(np.median(near, axis=0)), side, self.style.grey)
-            valid = item.fresh and away[i] <= self.max_hole
-            opening, eye = (0.0, 0.0) if pose is None else (pose.opening, pose.scale)
+            valid, opening, eye = False, 0.0, 0.0
+            if filled is not None:
+                rows, away = filled
+                valid = bool(item.fresh and away[i] <= self.max_hole)
+                opening, eye = float(rows[i, 6]), float(rows[i, 0])
             self._out.append((crop, valid, item.box, opening, eye))
         self._done = stop
 

@@ -1,8 +1,9 @@
 """Faces: detection, tracks and mesh with mediapipe, several people, cuts and small faces.
 
 Detection runs rarely (every ``DETECT_EVERY`` ticks, after cuts, when a face is lost); between,
-each track's face mesh follows its face on every second tick. Small faces are found by looking
-at overlapping tiles of the picture now and then.
+each track's face mesh follows its face, on every fourth tick while the head is steady and on every
+second while it moves. Small faces are found by looking at overlapping tiles of the picture now and
+then, the more rarely the longer that finds nothing.
 """
 
 from __future__ import annotations
@@ -16,23 +17,37 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from avsync import graphs
 from avsync._quiet import quiet_native_stderr
 from avsync.crops import CropChunk, CropMaker, FacePatch, Pose
 from avsync.media import GridFrame
+from avsync.picture import Picture
 
 __all__ = ["FaceTracker", "mouth_chunks"]
 
-#: Ticks (1/25 s) between detections on the whole picture, and between searches of its tiles.
+#: Ticks (1/25 s) between detections on the whole picture while faces are followed (by one of both
+#: detectors in turn), and while none is (by both).
 DETECT_EVERY = 12
+SEEK_EVERY = 5
+#: Ticks between searches of the picture's tiles: at first, and at most where faces are followed
+#: and where none is.
 TILE_EVERY = 75
+TILE_AT_MOST = 1200
+TILE_AT_MOST_ALONE = 300
+#: Side (px) of the smallest tiles; in smaller ones only faces would be found whose lips cannot be
+#: read.
+SMALLEST_TILE = 240
+#: Ticks between meshes while the head moves and while it is steady: from mesh to mesh its middle
+#: moves less than the first (eye distances), its scale (relative) and roll (rad) than the second.
 MESH_EVERY = 2
+MESH_EVERY_STEADY = 4
+STEADY = (0.06, 0.03)
 #: A track ends when its mesh has been lost for this many ticks.
 LOST_AFTER = 15
 #: The mesh looks at a window this many times the face box; it moves when the face has moved.
 WINDOW = 2.0
 #: Pictures whose stamp is further than this (s) from the tick are no evidence.
 STALE_S = 0.06
-MIN_SCORE = 0.5
 #: A box this many times as wide as another shows something else (walls are taken for faces).
 FAR_LARGER = 3.0
 CUT_LEVEL = 28.0
@@ -59,15 +74,8 @@ class _Detector:
 
     def _run(self, image: Any, model: int, origin: tuple[float, float], zoom: float) -> list[Box]:
         if model not in self._models:
-            with quiet_native_stderr():
-                import mediapipe as mp
-
-                self._models[model] = mp.solutions.face_detection.FaceDetection(
-                    model_selection=model, min_detection_confidence=MIN_SCORE
-                )
-                result = self._models[model].process(image)
-        else:
-            result = self._models[model].process(image)
+            self._models[model] = graphs.take(f"detector {model}")
+        result = self._models[model].process(image)
         height, width = image.shape[:2]
         boxes = []
         for found in result.detections or []:
@@ -78,32 +86,34 @@ class _Detector:
             )
         return boxes
 
-    def whole(self, image: Any) -> list[Box]:
-        height, width = image.shape[:2]
+    def whole(self, picture: Picture, models: tuple[int, ...] = (0, 1)) -> list[Box]:
+        """Faces in the whole picture; with both models also those that fill it."""
+        height, width = picture.shape
         zoom = min(1.0, 480 / max(height, width))
-        small = image
         if zoom < 1:
-            size = (round(width * zoom), round(height * zoom))
-            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        boxes = self._run(small, 0, (0.0, 0.0), zoom) + self._run(small, 1, (0.0, 0.0), zoom)
-        if not boxes:
+            small: Any = picture.small(round(width * zoom / 2) * 2, round(height * zoom / 2) * 2)
+        else:
+            small = np.ascontiguousarray(picture.rgb())
+        boxes = [box for model in models for box in self._run(small, model, (0.0, 0.0), zoom)]
+        if not boxes and len(models) > 1:
             pad = round(0.3 * max(small.shape[:2]))
             wide = cv2.copyMakeBorder(small, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
             boxes = self._run(wide, 0, (-pad / zoom, -pad / zoom), zoom)
         return _distinct(boxes)
 
-    def tiles(self, image: Any) -> list[Box]:
+    def tiles(self, picture: Picture) -> list[Box]:
         """Look closer: overlapping squares of a half, then a quarter of the picture's height."""
-        height, width = image.shape[:2]
+        height, width = picture.shape
+        image = picture.rgb()
         boxes: list[Box] = []
         for part in (2, 4):
             side = max(height, width * 9 / 16) / part
-            if side < 180:
+            if side < SMALLEST_TILE:
                 break
             nx, ny = (int(np.ceil(1.4 * d / side)) for d in (width, height))
             for x in np.linspace(0, width - side, nx):
                 for y in np.linspace(0, max(0, height - side), ny):
-                    tile = image[int(y) : int(y + side), int(x) : int(x + side)]
+                    tile: Any = image[int(y) : int(y + side), int(x) : int(x + side)]
                     zoom = min(1.0, 320 / side)
                     if zoom < 1:
                         tile = cv2.resize(
@@ -113,8 +123,8 @@ class _Detector:
         return _distinct(boxes)
 
     def close(self) -> None:
-        for model in self._models.values():
-            model.close()
+        for model, graph in self._models.items():
+            graphs.give_back(f"detector {model}", graph)
         self._models.clear()
 
 
@@ -140,14 +150,6 @@ def _near(box: Box, other: Box) -> bool:
     return bool(apart < min(max(box[2:] - box[:2]), max(other[2:] - other[:2])))
 
 
-def _forget(mesh: Any) -> None:
-    """Make a face mesh search afresh, not where the face was in the last patch.
-
-    A blank picture does it; ``reset`` takes thrice as long and writes to standard error.
-    """
-    mesh.process(np.zeros((64, 64, 3), np.uint8))
-
-
 @dataclass(slots=True, eq=False)
 class _Track:
     maker: CropMaker
@@ -157,8 +159,24 @@ class _Track:
     lost: int = 0
     age: int = 0
     meshed: int = 0
+    due: int = 0
+    pose: Pose | None = None
 
-    def follow(self, image: Any, *, look: bool) -> tuple[FacePatch, Pose | None]:
+    def follow(self, picture: Picture) -> Pose | None:
+        """The pose at this tick, when the mesh is due and finds the face."""
+        self._move_window()
+        self.age += 1
+        if self.age <= self.due and not self.lost:
+            return None
+        pose = self._look(picture)
+        steady = pose is not None and self.pose is not None and _steady(self.pose, pose)
+        self.due = self.age - 1 + (MESH_EVERY_STEADY if steady else MESH_EVERY)
+        self.lost = 0 if pose is not None else self.lost + 1
+        self.meshed += pose is not None
+        self.pose = pose
+        return pose
+
+    def _move_window(self) -> None:
         centre = (self.box[:2] + self.box[2:]) / 2
         side = WINDOW * float(max(self.box[2:] - self.box[:2]))
         old_centre, old_side = self.window
@@ -166,20 +184,27 @@ class _Track:
         if moved > 0.1 or not 0.8 < zoomed < 1.25:
             self.window = (centre, side)
             if self.meshed and (moved > 0.2 or not 0.8 < zoomed < 1.25):
-                _forget(self.mesh)
-        patch = FacePatch.cut(image, *self.window)
-        if not look:
-            return patch, None
+                graphs.forget(self.mesh)
+
+    def _look(self, picture: Picture) -> Pose | None:
+        patch = FacePatch.cut(picture, *self.window)
         with quiet_native_stderr() if self.meshed == 0 else nullcontext():
             found = self.mesh.process(patch.image).multi_face_landmarks
         if not found:
-            return patch, None
+            return None
         raw = np.array([(p.x, p.y, p.z) for p in found[0].landmark[:468]])
         points = raw * patch.image.shape[0] / patch.zoom
         points[:, :2] += patch.origin
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         self.box = np.concatenate([low, high])
-        return patch, Pose.from_mesh(points)
+        return Pose.from_mesh(points)
+
+
+def _steady(before: Pose, now: Pose) -> bool:
+    """Whether the head hardly moved from one mesh to the next."""
+    moved = float(np.abs(now.anchor - before.anchor).max()) / now.scale
+    turned = abs((now.roll - before.roll + np.pi) % (2 * np.pi) - np.pi)
+    return moved < STEADY[0] and max(turned, abs(before.scale / now.scale - 1)) < STEADY[1]
 
 
 class FaceTracker:
@@ -197,34 +222,33 @@ class FaceTracker:
         self._crops = crops
         self._detector = _Detector()
         self._tracks: list[_Track] = []
-        self._spare: list[Any] = []
         self._next_id = 0
         self._since_detect = DETECT_EVERY
+        self._detections = 0
         self._since_tiles = TILE_EVERY
+        self._tiles_in_vain = 0
+        self._new_scene = False
         self._tick: int | None = None
         self._last_small: npt.NDArray[np.uint8] | None = None
 
     def push(self, frame: GridFrame) -> Iterator[CropChunk]:
         """Take the next grid frame (ticks rise); yield chunks that became ready."""
-        image = frame.image
+        picture = frame.picture
         jumped = self._tick is not None and frame.tick != self._tick + 1
         self._tick = frame.tick
-        if self._is_cut(image) or jumped:
+        cut = self._is_cut(picture) or jumped
+        if cut:
+            self._new_scene = True
             yield from self._end(list(self._tracks))
         self._since_detect += 1
         self._since_tiles += 1
-        if self._since_detect >= DETECT_EVERY or not self._tracks:
+        if cut or self._since_detect >= (DETECT_EVERY if self._tracks else SEEK_EVERY):
             self._since_detect = 0
-            self._detect(image)
+            self._detect(picture)
         fresh = abs(frame.pts_seconds - frame.time_s) <= STALE_S
         for track in self._tracks:
-            look = track.age % MESH_EVERY == 0 or track.lost > 0
-            patch, pose = track.follow(image, look=look)
-            track.age += 1
-            if look:
-                track.lost = 0 if pose is not None else track.lost + 1
-                track.meshed += pose is not None
-            kept = track.maker.keep(image, patch, track.box)
+            pose = track.follow(picture)
+            kept = track.maker.keep(picture, track.window, track.box)
             chunk = track.maker.push(frame.tick, kept, track.box, pose, fresh=fresh)
             if chunk is not None:
                 yield chunk
@@ -237,11 +261,8 @@ class FaceTracker:
         yield from self._end(list(self._tracks))
 
     def close(self) -> Iterator[CropChunk]:
-        """End all tracks and free mediapipe's graphs."""
+        """End all tracks and give mediapipe's graphs back to the process."""
         yield from self._end(list(self._tracks))
-        for mesh in self._spare:
-            mesh.close()
-        self._spare.clear()
         self._detector.close()
 
     def _doubles(self, dead: list[_Track]) -> list[_Track]:
@@ -251,38 +272,39 @@ class FaceTracker:
             t for i, t in enumerate(live) if any(_overlap(t.box, o.box) > 0.5 for o in live[:i])
         ]
 
-    def _is_cut(self, image: Any) -> bool:
-        small = cv2.resize(image, (32, 18), interpolation=cv2.INTER_AREA)
-        last, self._last_small = self._last_small, np.asarray(small, np.uint8)
+    def _is_cut(self, picture: Picture) -> bool:
+        step = max(1, min(picture.shape[0] // 72, picture.shape[1] // 128) // 2 * 2)
+        small = picture.small(32, 18, step=step)
+        last, self._last_small = self._last_small, small
         if last is None:
             return False
         return float(np.abs(small.astype(np.int16) - last).mean()) > CUT_LEVEL
 
-    def _detect(self, image: Any) -> None:
-        boxes = self._detector.whole(image)
-        if self._since_tiles >= TILE_EVERY:
-            self._since_tiles = 0
-            boxes = _distinct(boxes + self._detector.tiles(image))
+    def _detect(self, picture: Picture) -> None:
+        self._detections += 1
+        alone = not self._tracks
+        models = (0, 1) if alone else (self._detections % 2,)
+        self._follow(self._detector.whole(picture, models))
+        at_most = TILE_AT_MOST if self._tracks else TILE_AT_MOST_ALONE
+        if self._new_scene and not self._tracks:
+            at_most = TILE_EVERY
+        wait = TILE_EVERY * 2 ** max(0, min(self._tiles_in_vain, 9) - 1)
+        if self._since_tiles >= min(wait, at_most):
+            self._since_tiles, self._new_scene = 0, False
+            found = self._follow(self._detector.tiles(picture))
+            self._tiles_in_vain = 0 if found else self._tiles_in_vain + 1
+
+    def _follow(self, boxes: list[Box]) -> bool:
+        """Start tracks for boxes that are nobody's yet; tells whether there was one."""
+        before = len(self._tracks)
         for box in boxes:
             taken = any(_overlap(box, t.box) > 0.15 or _near(box, t.box) for t in self._tracks)
             if not taken and len(self._tracks) < self.max_faces:
                 self._tracks.append(self._new_track(box))
+        return len(self._tracks) > before
 
     def _new_track(self, box: Box) -> _Track:
-        if self._spare:
-            mesh = self._spare.pop()
-            _forget(mesh)
-        else:
-            with quiet_native_stderr():
-                import mediapipe as mp
-
-                mesh = mp.solutions.face_mesh.FaceMesh(
-                    static_image_mode=False,
-                    max_num_faces=1,
-                    min_detection_confidence=MIN_SCORE,
-                    min_tracking_confidence=MIN_SCORE,
-                )
-                _forget(mesh)
+        mesh = graphs.take("mesh")
         centre = (box[:2] + box[2:]) / 2
         side = WINDOW * float(max(box[2:] - box[:2]))
         track = _Track(self._crops(self._next_id), box, mesh, (centre, side))
@@ -294,7 +316,7 @@ class FaceTracker:
             chunk = track.maker.close()
             if chunk is not None and track.meshed > 1:
                 yield chunk
-            self._spare.append(track.mesh)
+            graphs.give_back("mesh", track.mesh)
         self._tracks = [t for t in self._tracks if t not in tracks]
 
 

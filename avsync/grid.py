@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
+from avsync.picture import ImageArray, Picture
 
 __all__ = ["GRID_HZ", "FrameGrid", "GridFrame", "ImageArray"]
 
@@ -16,7 +15,6 @@ GRID_HZ = 25.0
 #: A picture holds for this long (s) at most; then there is none until the next one.
 MAX_HOLD_S = 2.0
 
-ImageArray = npt.NDArray[np.uint8]
 _Item = TypeVar("_Item")
 
 
@@ -27,7 +25,17 @@ class GridFrame:
     tick: int
     time_s: float
     pts_seconds: float
-    image: ImageArray
+    content: Picture | ImageArray
+
+    @property
+    def picture(self) -> Picture:
+        """The picture, to be converted where it is looked at."""
+        return self.content if isinstance(self.content, Picture) else Picture.of(self.content)
+
+    @property
+    def image(self) -> ImageArray:
+        """All of the picture, (H, W, 3) uint8 RGB."""
+        return self.picture.rgb()
 
 
 class FrameGrid(Generic[_Item]):

@@ -18,6 +18,7 @@ from avsync import demux
 from avsync.demux import DecodeStats, seconds
 from avsync.errors import MediaReadError
 from avsync.grid import GRID_HZ, FrameGrid, GridFrame, ImageArray
+from avsync.picture import Picture
 from avsync.sound import SAMPLE_RATE, AudioPiece, SoundLine
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "iter_audio",
     "iter_frames",
     "iter_grid_frames",
+    "key_before",
     "probe",
     "read_audio",
     "to_rgb",
@@ -129,6 +131,15 @@ def probe(path: str | Path) -> MediaInfo:
         )
 
 
+def key_before(path: str | Path, at_s: float) -> float | None:
+    """Time (s) of the key frame that decoding starts from to reach ``at_s``; None: not known."""
+    with demux.opened(path) as container:
+        stream = demux.pick_video(container, path)
+        demux.seek_before(container, stream, at_s)
+        packet = demux.first_key_packet(container, stream)
+        return None if packet is None else seconds(packet.pts, packet.time_base)
+
+
 def _iter_video(
     path: str | Path, start_s: float | None, end_s: float | None, stats: DecodeStats
 ) -> Iterator[tuple[float, float, Any]]:
@@ -150,14 +161,7 @@ def _iter_video(
 
 def to_rgb(frame: Any, max_side: int) -> ImageArray:
     """A decoded frame upright as (H, W, 3) uint8 RGB, its long side at most ``max_side``."""
-    scale = min(1.0, max_side / max(frame.width, frame.height))
-    width = max(2, round(frame.width * scale))
-    height = max(2, round(frame.height * scale))
-    image = frame.to_ndarray(
-        format="rgb24", width=width, height=height, interpolation="AREA" if scale < 1 else None
-    )
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+    return Picture.from_frame(frame, max_side).rgb()
 
 
 def iter_frames(
@@ -193,13 +197,13 @@ def iter_grid_frames(
     none (high frame rate); frames that serve none are never converted.
     """
     grid: FrameGrid[Any] = FrameGrid(rate)
-    converted: tuple[float, ImageArray] | None = None
+    converted: tuple[float, Picture] | None = None
 
     def on_ticks(places: Iterator[tuple[int, float, Any]]) -> Iterator[GridFrame]:
         nonlocal converted
         for tick, pts, frame in places:
             if converted is None or converted[0] != pts:
-                converted = pts, to_rgb(frame, max_side)
+                converted = pts, Picture.from_frame(frame, max_side)
             yield GridFrame(tick, tick / rate, pts, converted[1])
 
     for pts, duration, frame in _iter_video(path, start_s, end_s, stats or DecodeStats()):

@@ -12,7 +12,7 @@ window's evidence is the sum over the faces: whoever speaks decides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "clarity",
     "estimate",
     "gather",
+    "merge",
     "peak",
     "probability",
     "window_scores",
@@ -79,7 +80,8 @@ class Evidence:
     ``ticks`` (W,) first tick of each window; ``scores`` (K, W, S) mean cosine of track k in
     window w at shift s, NaN where the track or the sound was not there; ``pairs`` (K, W) ticks
     with a visible mouth. ``step_ms`` is the width of a shift; shift ``s`` is ``(s - reach)``
-    steps, positive = sound later.
+    steps, positive = sound later. ``owners`` (K, W) says whose each row is in each window (-1:
+    nobody's) where faces take turns in a row; without it row k is ``track_ids[k]``'s.
     """
 
     track_ids: tuple[int, ...]
@@ -89,6 +91,15 @@ class Evidence:
     reach: int
     step_ms: float
     seen_windows: int
+    owners: npt.NDArray[np.int64] | None = None
+
+    @property
+    def whose(self) -> npt.NDArray[np.int64]:
+        """(K, W) track ids, -1 where a row is nobody's."""
+        if self.owners is not None:
+            return self.owners
+        ids = np.array(self.track_ids, np.int64).reshape(-1, 1)
+        return np.broadcast_to(ids, self.pairs.shape)
 
     def __len__(self) -> int:
         return len(self.ticks)
@@ -100,7 +111,7 @@ class Evidence:
 
     def log_windows(self, scale: float, tracks: Sequence[int] | None = None) -> FloatArray:
         """Log of each window's robust distribution over shifts, (W, S)."""
-        chosen = list(range(len(self.track_ids))) if tracks is None else list(tracks)
+        chosen = list(range(len(self.scores))) if tracks is None else list(tracks)
         scores = self.scores[chosen]
         known = np.isfinite(scores)
         count = np.maximum(known.sum(2, keepdims=True), 1)
@@ -165,8 +176,16 @@ def _speech_share(audio: AudioTokens, window: int, reach: int) -> float:
     return float(heard.mean()) if len(heard) else 0.0
 
 
-def gather(tracks: Sequence[TrackTokens], audio: AudioTokens, *, max_offset_ms: float) -> Evidence:
+def gather(
+    tracks: Sequence[TrackTokens],
+    audio: AudioTokens,
+    *,
+    max_offset_ms: float,
+    windows: tuple[int, int] | None = None,
+) -> Evidence:
     """Score every window of every track at every shift within ``max_offset_ms``.
+
+    ``windows``: only from this window (of 0.6 s, 0 starts at time 0) up to before that one.
 
     Windows without speech around them are left out; shifts that would pair the mouth with
     what lies beyond the sound are NaN, never zero.
@@ -178,6 +197,8 @@ def gather(tracks: Sequence[TrackTokens], audio: AudioTokens, *, max_offset_ms: 
     for k, track in enumerate(tracks):
         first = track.first // WINDOW_TICKS
         last = (track.first + len(track.tokens) - 1) // WINDOW_TICKS
+        if windows is not None:
+            first, last = max(first, windows[0]), min(last, windows[1] - 1)
         for window in range(first, last + 1):
             found = window_scores(track, audio, window * WINDOW_TICKS, reach)
             if found is not None:
@@ -196,6 +217,46 @@ def gather(tracks: Sequence[TrackTokens], audio: AudioTokens, *, max_offset_ms: 
         reach=reach,
         step_ms=step_ms,
         seen_windows=len(seen),
+    )
+
+
+def merge(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of different times in one, in order of time; at least one part.
+
+    Faces that are not there at the same time share a row, so that the grid does not grow with
+    the number of faces that come and go.
+    """
+    parts = sorted((p for p in parts if len(p)), key=lambda p: int(p.ticks[0])) or parts[:1]
+    counts = [len(p) for p in parts]
+    starts = np.cumsum([0, *counts[:-1]])
+    takes: list[tuple[int, int, int, Evidence, npt.NDArray[np.int64]]] = []
+    free: list[int] = []  # by row, the first window in which it is nobody's
+    for start, part in zip(starts, parts, strict=True):
+        for k in range(len(part.track_ids)):
+            where = np.flatnonzero(part.pairs[k])
+            if not len(where):
+                continue
+            first, stop = int(start + where[0]), int(start + where[-1]) + 1
+            row = next((r for r, until in enumerate(free) if until <= first), len(free))
+            free[row : row + 1] = [stop]
+            takes.append((row, k, int(start), part, where))
+    total, shifts = sum(counts), parts[0].scores.shape[2]
+    scores = np.full((len(free), total, shifts), np.nan, np.float32)
+    pairs = np.zeros((len(free), total), np.int64)
+    owners = np.full((len(free), total), -1, np.int64)
+    for row, k, start, part, where in takes:
+        scores[row, start + where] = part.scores[k, where]
+        pairs[row, start + where] = part.pairs[k, where]
+        owners[row, start + where] = part.whose[k, where]
+    return Evidence(
+        track_ids=tuple(int(i) for i in np.unique(owners[owners >= 0])),
+        ticks=np.concatenate([p.ticks for p in parts]),
+        scores=scores,
+        pairs=pairs,
+        reach=parts[0].reach,
+        step_ms=parts[0].step_ms,
+        seen_windows=sum(p.seen_windows for p in parts),
+        owners=owners,
     )
 
 
@@ -251,15 +312,7 @@ def estimate(
     best = int(total.argmax()) if at is None else at
     part = evidence
     if tracks is not None:
-        part = Evidence(
-            track_ids=tuple(evidence.track_ids[k] for k in tracks),
-            ticks=evidence.ticks,
-            scores=evidence.scores[list(tracks)],
-            pairs=evidence.pairs[list(tracks)],
-            reach=evidence.reach,
-            step_ms=evidence.step_ms,
-            seen_windows=evidence.seen_windows,
-        )
+        part = replace(evidence, scores=evidence.scores[list(tracks)])
     curve = _curve(part, keep, best)
     # The mean curve is smooth where the posterior is already a spike: take its fraction.
     near = range(max(0, best - 1), min(len(curve), best + 2))

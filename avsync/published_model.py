@@ -6,7 +6,6 @@ A model folder, written by :mod:`avsync.training.export_published`, holds ``mode
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +18,18 @@ from avsync.errors import (
     InvalidOptionError,
     ModelCorruptError,
     ModelNotFoundError,
-    ProviderUnavailableError,
 )
+from avsync.overlap import cores
 from avsync.published import Convention, convention
-from avsync.runtime import DESCRIPTION, GraphFile, Provider, _checked_bytes, _providers, _runtime
+from avsync.runtime import (
+    DESCRIPTION,
+    GraphFile,
+    Provider,
+    _checked_bytes,
+    _providers,
+    _runtime,
+    _started,
+)
 
 __all__ = ["FORMAT", "GRAPH_NAMES", "PublishedCard", "PublishedModel"]
 
@@ -144,7 +151,7 @@ class PublishedModel:
         self.convention: Convention = convention(self.card.arch)
         ort = _runtime()
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._sessions: dict[str, Any] = {}
@@ -159,12 +166,7 @@ class PublishedModel:
                     f"{self.folder / graph.file}: ONNX Runtime cannot load it ({error})"
                 ) from error
             self._sessions[kind] = session
-        self.provider: str = self._sessions["video"].get_providers()[0]
-        if provider == "cuda" and self.provider != "CUDAExecutionProvider":
-            raise ProviderUnavailableError(
-                "provider 'cuda' cannot be used: ONNX Runtime could not start CUDA "
-                "(driver or CUDA libraries missing); take provider 'auto' or 'cpu'"
-            )
+        self.provider: str = _started(self._sessions["video"], provider, providers)
 
     def _run(self, kind: str, *values: FloatArray) -> FloatArray:
         inputs, output = GRAPH_NAMES[kind]

@@ -211,7 +211,7 @@ def fix(
         if detector is None:
             from avsync.detector import SyncDetector
 
-            detector = SyncDetector()
+            detector = SyncDetector(exhaustive=True)
         measured = detector.score(
             source, audio_stream=audio_stream, progress=lambda share: report(0.45 * share)
         )

@@ -321,6 +321,8 @@ class SyncResult(Frozen):
     """How many windows that do not overlap agree with the offset."""
     speech_s: Annotated[Seconds, Field(ge=0.0)] | None = None
     """Seconds of speech that were found; None when nobody listened."""
+    looked_at_s: Annotated[Seconds, Field(ge=0.0)] | None = None
+    """Seconds of the file that were looked at, of a long one; None: all of it."""
     curve: Curve | None = None
     turns: tuple[Turn, ...] = ()
     """Who speaks when, in order; empty where that could not be told."""

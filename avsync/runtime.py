@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ from avsync.errors import (
     ProviderUnavailableError,
 )
 from avsync.mel import MEL_BANDS, MEL_HZ
+from avsync.overlap import cores
 
 if TYPE_CHECKING:
     from avsync.published_model import PublishedModel
@@ -86,6 +87,9 @@ class ModelCard(BaseModel):
     format: Literal["avsync-tokens-1"]
     video: GraphFile
     audio: GraphFile
+    #: The same in 8 bit, for the CPU (:mod:`avsync.training.quantise`).
+    video_int8: GraphFile | None = None
+    audio_int8: GraphFile | None = None
     crop_height: int
     crop_width: int
     #: Frames a token's stack reaches to either side, and tokens its context does.
@@ -173,6 +177,20 @@ def _providers(ort: Any, provider: Provider) -> list[str]:
     return ["CPUExecutionProvider"]
 
 
+def _started(session: Any, provider: Provider, wanted: list[str]) -> str:
+    """The provider that a session runs on; says so when that is not the one that was wanted."""
+    got = str(session.get_providers()[0])
+    if got == wanted[0]:
+        return got
+    what = "ONNX Runtime could not start CUDA (driver or CUDA libraries missing)"
+    if provider == "cuda":
+        raise ProviderUnavailableError(
+            f"provider 'cuda' cannot be used: {what}; take provider 'auto' or 'cpu'"
+        )
+    warnings.warn(f"{what}; the CPU is used", RuntimeWarning, stacklevel=4)
+    return got
+
+
 class SyncModel:
     """A loaded model.
 
@@ -199,7 +217,9 @@ class SyncModel:
         ort = _runtime()
         providers = _providers(ort, provider)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or cores()
+        # Threads that spin while they wait take the cores from decoding and faces.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
 
@@ -212,14 +232,10 @@ class SyncModel:
                     f"{self.folder / graph.file}: ONNX Runtime cannot load it ({err})"
                 ) from err
 
-        self._video = session(self.card.video)
-        self._audio = session(self.card.audio)
-        self.provider: str = self._video.get_providers()[0]
-        if provider == "cuda" and self.provider != "CUDAExecutionProvider":
-            raise ProviderUnavailableError(
-                "provider 'cuda' cannot be used: ONNX Runtime could not start CUDA "
-                "(driver or CUDA libraries missing); take provider 'auto' or 'cpu'"
-            )
+        card, on_cpu = self.card, providers[0] == "CPUExecutionProvider"
+        self._video = session((card.video_int8 if on_cpu else None) or card.video)
+        self._audio = session((card.audio_int8 if on_cpu else None) or card.audio)
+        self.provider: str = _started(self._video, provider, providers)
 
     def encode_video(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
         """(T + 2 stack_reach, crop_height, crop_width) uint8 grey → (T, dim) tokens."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,21 @@ from avsync.offsets import (
     gather,
     probability,
 )
-from avsync.result import MIN_WINDOWS, Curve, Segment, Status, SyncResult, Tolerance, Track
+from avsync.result import (
+    MIN_WINDOWS,
+    Curve,
+    Segment,
+    Status,
+    SyncResult,
+    Tolerance,
+    Track,
+    Turn,
+)
 from avsync.runtime import Calibration
 from avsync.segments import CHOSEN_CLARITY, Drift, find_drift, find_pieces
 from avsync.speakers import Voices, find_voices, offset_over_time, unseen_voices
 
-__all__ = ["TrackSight", "judge"]
+__all__ = ["TrackSight", "judge", "judge_evidence", "sure_offset"]
 
 #: Below this clarity, from three windows to six and more, the probability is at most UNCLEAR.
 #: A speaker's clarity grows with the root of the number of windows (some 3 times it), that of
@@ -105,6 +114,47 @@ def judge(
 
     With ``cuts`` (s) the stretches between them are the segments, each judged by itself.
     """
+    return judge_evidence(
+        gather(tracks, audio, max_offset_ms=max_offset_ms) if tracks else None,
+        sights,
+        calibration=calibration,
+        max_offset_ms=max_offset_ms,
+        tolerance=tolerance,
+        common=common,
+        cuts=cuts,
+        voices=lambda offset_ms: find_voices(
+            tracks, audio, scale=calibration.scale, offset_ms=offset_ms
+        ),
+        unseen=lambda sure: unseen_voices(audio, sure),
+    )
+
+
+def sure_offset(evidence: Evidence, calibration: Calibration) -> float | None:
+    """The offset (ms, positive = audio leads) of a stretch by itself, when it can be claimed."""
+    if len(evidence) < MIN_WINDOWS:
+        return None
+    piece = _piece(evidence, np.ones(len(evidence), bool), calibration)
+    return piece.found.offset_ms if piece.claimed else None
+
+
+def judge_evidence(
+    evidence: Evidence | None,
+    sights: Sequence[TrackSight],
+    *,
+    calibration: Calibration,
+    max_offset_ms: float,
+    tolerance: Tolerance,
+    common: dict[str, Any],
+    voices: Callable[[Callable[[float], float]], Voices],
+    unseen: Callable[[float], tuple[Turn, ...]],
+    cuts: Sequence[float] = (),
+) -> SyncResult:
+    """As :func:`judge`, from windows scored before (None: no face was seen).
+
+    Args:
+        voices: who speaks when, from the offset (ms) at a time (s).
+        unseen: the turns of nobody who is seen, from their probability.
+    """
 
     def unjudged(status: Status, reason: str | None = None, **more: Any) -> SyncResult:
         seen = tuple(_track(s) for s in sights)
@@ -116,9 +166,8 @@ def judge(
         return unjudged(
             Status.too_short, f"the file lasts {duration_s:.1f} s; {need:.1f} s are needed"
         )
-    if not tracks:
-        return unjudged(Status.no_face, turns=unseen_voices(audio, 1.0))
-    evidence = gather(tracks, audio, max_offset_ms=max_offset_ms)
+    if evidence is None or not sights:
+        return unjudged(Status.no_face, turns=unseen(1.0))
     if evidence.seen_windows < MIN_WINDOWS:
         longest = max(s.seen_s for s in sights)
         return unjudged(
@@ -150,21 +199,14 @@ def judge(
     }
     if not claimed or abs(whole.found.offset_ms) > max_offset_ms:
         status, reason = _why_not(sights, whole)
-        unseen = unseen_voices(audio, 1 - whole.probability)
-        return unjudged(status, reason, probability=whole.probability, turns=unseen, **common)
+        turns = unseen(1 - whole.probability)
+        return unjudged(status, reason, probability=whole.probability, turns=turns, **common)
     offset = whole.found.offset_ms
     span = (min(s.start_s for s in sights), max(s.end_s for s in sights))
     segments = tuple(_segment(evidence, p, span) for p in claimed)
     drift_rate = None if drift is None else drift.ms_per_min
-    voices = find_voices(
-        tracks,
-        audio,
-        scale=calibration.scale,
-        offset_ms=offset_over_time(segments, drift_rate),
-    )
-    seen = tuple(
-        _rated(evidence, k, sights[k], whole, calibration, voices) for k in range(len(sights))
-    )
+    found = voices(offset_over_time(segments, drift_rate))
+    seen = tuple(_rated(evidence, sight, whole, calibration, found) for sight in sights)
     amiss = not all(tolerance.contains(s.offset_ms) for s in segments)
     if drift is not None:
         ends = (drift.offset_ms_start, drift.offset_ms_end)
@@ -182,7 +224,7 @@ def judge(
         drift_ms_per_min=drift_rate,
         segments=segments,
         tracks=seen,
-        turns=voices.turns,
+        turns=found.turns,
         **common,
     )
 
@@ -249,15 +291,8 @@ def _straightened(evidence: Evidence, drift: Drift) -> Evidence:
     scores = np.take_along_axis(
         evidence.scores, np.broadcast_to(index, evidence.scores.shape), axis=2
     )
-    return Evidence(
-        track_ids=evidence.track_ids,
-        ticks=evidence.ticks,
-        scores=np.where(inside, scores, np.nan).astype(np.float32),
-        pairs=evidence.pairs,
-        reach=evidence.reach,
-        step_ms=evidence.step_ms,
-        seen_windows=evidence.seen_windows,
-    )
+    moved_scores = np.where(inside, scores, np.nan).astype(np.float32)
+    return replace(evidence, scores=moved_scores)
 
 
 def _curve(evidence: Evidence, found: Estimate, max_offset_ms: float) -> Curve:
@@ -282,13 +317,16 @@ def _segment(evidence: Evidence, piece: _Piece, span: tuple[float, float]) -> Se
     ticks = evidence.ticks[index]
     best = round(evidence.reach - piece.found.offset_ms / evidence.step_ms)
     at = evidence.scores[:, index, min(max(best, 0), evidence.scores.shape[2] - 1)]
-    per_track = np.where(np.isfinite(at), at, 0).sum(1)
+    whose = evidence.whose[:, index]
+    known = np.isfinite(at) & (whose >= 0)
+    ids, place = np.unique(whose[known], return_inverse=True)
+    per_track = np.bincount(place, at[known])
     return Segment(
         start_s=max(span[0], float(ticks[0]) * TICK_MS / 1000),
         end_s=min(span[1], float(ticks[-1] + WINDOW_TICKS) * TICK_MS / 1000),
         offset_ms=piece.found.offset_ms,
         probability=piece.probability,
-        track=evidence.track_ids[int(per_track.argmax())],
+        track=int(ids[per_track.argmax()]),
     )
 
 
@@ -312,19 +350,16 @@ def _track(
 
 
 def _rated(
-    evidence: Evidence,
-    k: int,
-    sight: TrackSight,
-    whole: _Piece,
-    calibration: Calibration,
-    voices: Voices,
+    evidence: Evidence, sight: TrackSight, whole: _Piece, calibration: Calibration, voices: Voices
 ) -> Track:
     """One face: how likely it speaks, and how well it alone supports the file's offset."""
-    rows = evidence.pairs[k] >= MIN_TICKS
+    own = (evidence.whose == sight.id) & (evidence.pairs >= MIN_TICKS)
+    k = int(own.sum(1).argmax())
+    rows = own[k]
     if not rows.any():
         return _track(sight)
     best = round(evidence.reach - whole.found.offset_ms / evidence.step_ms)
     best = min(max(best, 0), evidence.scores.shape[2] - 1)
     alone = estimate(evidence, calibration, rows=rows, tracks=[k], at=best)
-    number = evidence.track_ids[k]
-    return _track(sight, voices.speaking[number], voices.share[number], alone.features["margin"])
+    speaking, share = voices.speaking.get(sight.id), voices.share.get(sight.id)
+    return _track(sight, speaking, share, alone.features["margin"])

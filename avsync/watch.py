@@ -15,10 +15,15 @@ from avsync.crops import CropChunk
 from avsync.engines import Ear, Engine, Eye
 from avsync.errors import InvalidArrayError
 from avsync.media import AudioPiece, GridFrame, iter_audio, iter_grid_frames
+from avsync.overlap import ahead
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight
 
 __all__ = ["frames_of", "hear", "pieces_of", "see", "see_crops"]
+
+#: Frames that are decoded before their faces are looked for, and crops' chunks before encoding.
+FRAMES_AHEAD = 8
+CHUNKS_AHEAD = 2
 
 
 @dataclass(slots=True)
@@ -88,11 +93,19 @@ def hear(engine: Engine, pieces: Iterable[AudioPiece]) -> tuple[Any, float]:
     return ear.close(gate), gate.speech_s
 
 
-def see(engine: Engine, frames: Iterable[GridFrame]) -> tuple[list[Any], list[TrackSight]]:
-    """Every face's track as the engine keeps it, and what is known of the faces."""
+def see(
+    engine: Engine, frames: Iterable[GridFrame], *, overlap: bool = False
+) -> tuple[list[Any], list[TrackSight]]:
+    """Every face's track as the engine keeps it, and what is known of the faces.
+
+    ``overlap``: make the frames, follow the faces and encode at the same time, in threads.
+    """
     from avsync.faces import mouth_chunks
 
-    return see_crops(engine, mouth_chunks(frames, crops=engine.crops))
+    if not overlap:
+        return see_crops(engine, mouth_chunks(frames, crops=engine.crops))
+    chunks = mouth_chunks(ahead(frames, FRAMES_AHEAD), crops=engine.crops)
+    return see_crops(engine, ahead(chunks, CHUNKS_AHEAD))
 
 
 def see_crops(engine: Engine, chunks: Iterable[CropChunk]) -> tuple[list[Any], list[TrackSight]]:

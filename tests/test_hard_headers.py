@@ -17,6 +17,7 @@ from avsync import media
 from avsync.demux import MAX_GAP_S, DecodeStats
 from avsync.errors import MediaReadError
 from avsync.faces import FaceTracker
+from avsync.picture import Picture
 
 
 def test_a_codec_that_nobody_knows(tmp_path: Path) -> None:
@@ -79,7 +80,8 @@ def test_pictures_hours_apart_make_few_ticks(monkeypatch: pytest.MonkeyPatch) ->
         yield from ((t, 0.04, None) for t in stamps)
 
     monkeypatch.setattr(media, "_iter_video", frames)
-    monkeypatch.setattr(media, "_to_rgb", lambda frame, side: np.zeros((9, 16, 3), np.uint8))
+    blank = Picture.of(np.zeros((9, 16, 3), np.uint8))
+    monkeypatch.setattr(media.Picture, "from_frame", lambda frame, side: blank)
     grid = list(media.iter_grid_frames("any"))
     assert len(grid) < 5 * 25 * 2
     assert [g.tick for g in grid] == sorted({g.tick for g in grid})
@@ -94,7 +96,9 @@ def test_faces_end_where_ticks_jump(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker, "_detect", lambda image: None)
     monkeypatch.setattr(tracker, "_end", lambda tracks: ended.append(frame.tick) or iter(()))
     for tick in (7, 8, 9, 500, 501):
-        frame = media.GridFrame(tick, tick / 25, tick / 25, np.zeros((36, 64, 3), np.uint8))
+        frame = media.GridFrame(
+            tick, tick / 25, tick / 25, Picture.of(np.zeros((36, 64, 3), np.uint8))
+        )
         ended.clear()
         list(tracker.push(frame))
         # once at the end of every push for lost faces, once more where ticks jump

@@ -270,7 +270,11 @@ def test_grid_of_any_stamps(steps: list[int], start: int, rate: float) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(media, "_iter_video", frames)
-        patch.setattr(media, "to_rgb", lambda frame, side: np.full((1, 1, 3), frame % 256))
+        patch.setattr(
+            media.Picture,
+            "from_frame",
+            lambda frame, side: media.Picture.of(np.full((1, 1, 3), frame % 256)),
+        )
         grid = list(media.iter_grid_frames("any", rate=rate))
     ticks = [g.tick for g in grid]
     if not ticks:  # a lone frame may lie too far from any tick only if it is shorter than a tick

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -320,7 +321,7 @@ class TestProviders:
 
         fake = SimpleNamespace(
             get_available_providers=lambda: available,
-            SessionOptions=SimpleNamespace,
+            SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda *a: None),
             InferenceSession=session,
         )
         monkeypatch.setitem(sys.modules, "onnxruntime", fake)
@@ -358,7 +359,40 @@ class TestProviders:
 
     def test_auto_falls_back_to_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fake(monkeypatch, [self.CUDA, self.CPU], [self.CPU])
+        with pytest.warns(RuntimeWarning, match="could not start CUDA") as said:
+            assert SyncModel(TINY, provider="auto").provider == self.CPU
+        assert len(said) == 1
+
+    def test_a_runtime_without_cuda_is_no_reason_to_warn(
+        self, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        self.fake(monkeypatch, [self.CPU], [self.CPU])
         assert SyncModel(TINY, provider="auto").provider == self.CPU
+        assert not recwarn.list
+
+    @pytest.mark.parametrize("provider", ["cpu", "cuda"])
+    def test_the_cpu_takes_the_8_bit_graphs(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Any
+    ) -> None:
+        """They are other files here; CUDA takes the full ones."""
+        shutil.copytree(TINY, tmp_path / "m")
+        card = json.loads((tmp_path / "m" / "model.json").read_text())
+        for kind in ("video", "audio"):
+            data = f"8 bit {kind}".encode()
+            (tmp_path / "m" / f"{kind}_int8.onnx").write_bytes(data)
+            digest = hashlib.sha256(data).hexdigest()
+            card[f"{kind}_int8"] = {"file": f"{kind}_int8.onnx", "sha256": digest}
+        (tmp_path / "m" / "model.json").write_text(json.dumps(card))
+        self.fake(monkeypatch, [self.CUDA, self.CPU], [self.CUDA, self.CPU])
+        ort: Any = sys.modules["onnxruntime"]
+        plain, given = ort.InferenceSession, []
+        monkeypatch.setattr(
+            ort,
+            "InferenceSession",
+            lambda data, *a, **k: given.append(data) or plain(data, *a, **k),
+        )
+        SyncModel(tmp_path / "m", provider=provider)
+        assert [data.startswith(b"8 bit") for data in given] == [provider == "cpu"] * 2
 
     def test_no_runtime_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)

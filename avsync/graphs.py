@@ -1,0 +1,76 @@
+"""mediapipe's graphs, kept for the whole process.
+
+To make one takes as long as to follow a face for a second; files that follow one another in a
+process share them. Each graph is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from avsync._quiet import quiet_native_stderr
+
+__all__ = ["MIN_SCORE", "forget", "give_back", "take"]
+
+MIN_SCORE = 0.5
+#: At most so many unused graphs of a kind are kept.
+KEPT = 8
+
+_lock = threading.Lock()
+_spare: dict[str, list[Any]] = {}
+_owner = os.getpid()
+
+
+def take(kind: str) -> Any:
+    """A graph that nobody uses, one of "mesh", "detector 0" (near) and "detector 1" (far)."""
+    global _owner
+    with _lock:
+        if _owner != os.getpid():  # after a fork the parent's graphs have lost their threads
+            _spare.clear()
+            _owner = os.getpid()
+        if _spare.get(kind):
+            graph = _spare[kind].pop()
+            if kind == "mesh":
+                forget(graph)
+            return graph
+    with quiet_native_stderr():
+        graph = _made(kind)
+        forget(graph)  # the first picture starts what is logged
+    return graph
+
+
+def give_back(kind: str, graph: Any) -> None:
+    """Let others have it."""
+    with _lock:
+        spare = _spare.setdefault(kind, [])
+        if len(spare) < KEPT:
+            spare.append(graph)
+            return
+    graph.close()
+
+
+def forget(graph: Any) -> None:
+    """Make a face mesh search afresh, not where the face was in the last picture.
+
+    A blank picture does it; ``reset`` takes thrice as long and writes to standard error.
+    """
+    graph.process(np.zeros((64, 64, 3), np.uint8))
+
+
+def _made(kind: str) -> Any:
+    import mediapipe as mp
+
+    if kind == "mesh":
+        return mp.solutions.face_mesh.FaceMesh(
+            static_image_mode=False,
+            max_num_faces=1,
+            min_detection_confidence=MIN_SCORE,
+            min_tracking_confidence=MIN_SCORE,
+        )
+    return mp.solutions.face_detection.FaceDetection(
+        model_selection=int(kind[-1]), min_detection_confidence=MIN_SCORE
+    )

@@ -1,0 +1,416 @@
+"""Looking at a file: all of it, piece by piece, or at as few stretches as make the answer sure.
+
+Each stretch (:class:`Look`) is heard and seen by itself and leaves nothing but scored windows, so
+that memory does not grow with the length of the file. The pieces of a whole file overlap by what
+the model sees beyond a window, and a face that is still there in the next piece keeps its number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from avsync.media import (
+    DecodeStats,
+    GridFrame,
+    MediaInfo,
+    iter_audio,
+    iter_grid_frames,
+    key_before,
+)
+from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence, gather, merge
+from avsync.result import Status, SyncResult, Turn
+from avsync.speakers import Voices, find_voices
+from avsync.verdict import TrackSight, judge_evidence, sure_offset
+from avsync.watch import hear, see
+
+if TYPE_CHECKING:
+    from avsync.detector import SyncDetector
+
+__all__ = ["PIECE_S", "Look", "Watcher"]
+
+WINDOW_S = WINDOW_TICKS * TICK_MS / 1000
+#: Files up to this long (s) are looked at as a whole, longer ones in pieces of this length.
+PIECE_S = 300.0
+#: Picture and sound beyond a stretch that its windows still see (s).
+MARGIN_S = 0.48
+#: Progress is reported this often (ticks).
+REPORT_EVERY = 25
+#: Length (s) of the stretches that are looked at in a long file, and how many there are at most
+#: where no time limit is set.
+LOOK_S = 15.0
+MOST_LOOKS = 24
+#: Stretches without this much speech (s) are not watched.
+MIN_SPEECH_S = 2.0
+#: So many stretches must say the same, within this (ms) of a line, and span this share of the file.
+AGREEING_LOOKS = 4
+AGREE_MS = 25.0
+SPAN = 0.6
+#: Neighbours that differ by more than this (ms) are looked between, down to this distance (s).
+JUMP_MS = 50.0
+NEAR_S = 20.0
+#: Boxes on both sides of a seam that overlap by this much (of the smaller) are one face.
+SAME_FACE = 0.5
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one stretch gave; ``evidence`` None where no face was seen, ``offset_ms`` None where
+    the stretch by itself carries none."""
+
+    start_s: float
+    end_s: float
+    evidence: Evidence | None
+    sights: list[TrackSight]
+    speech_s: float
+    offset_ms: float | None
+    voices: Voices
+
+    @property
+    def middle_s(self) -> float:
+        """Its middle, s."""
+        return (self.start_s + self.end_s) / 2
+
+
+NOBODY = Voices((), {}, {})
+
+
+class Watcher:
+    """Hears and sees one long file, stretch by stretch.
+
+    Args:
+        audio_stream: which audio stream, 0 is the first; None the default one.
+        stats: collects what decoding met.
+    """
+
+    def __init__(
+        self,
+        detector: SyncDetector,
+        path: str | Path,
+        info: MediaInfo,
+        *,
+        audio_stream: int | None,
+        stats: DecodeStats,
+    ) -> None:
+        self.detector, self.path, self.info = detector, path, info
+        self.audio_stream, self.stats = audio_stream, stats
+        self.heard_any = self.watched_any = False
+
+    def score(
+        self,
+        common: dict[str, Any],
+        *,
+        around: bool,
+        cuts: Sequence[float] = (),
+        progress: Progress | None = None,
+    ) -> SyncResult:
+        """The result of the file; ``common`` as in :func:`avsync.verdict.judge`.
+
+        Args:
+            around: look here and there until that is enough, not at all of it.
+        """
+        detector = self.detector
+        if around:
+            looks = look_around(self, budget_s=detector.budget_s, progress=progress)
+            common = common | {"looked_at_s": sum(k.end_s - k.start_s for k in looks)}
+        else:
+            looks = look_at_all(self, progress)
+        warned = tuple(self.stats.warnings)
+        if not self.heard_any:
+            reason = "the audio stream holds no sound that can be decoded"
+            return SyncResult(status=Status.no_audio, reason=reason, warnings=warned, **common)
+        if self.watched_any and self.stats.video_end_s is None:
+            reason = "the video stream holds no picture that can be decoded"
+            return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
+        parts = [k.evidence for k in looks if k.evidence is not None]
+        voices = _voices(looks)
+        result = judge_evidence(
+            merge(parts) if parts else None,
+            _sights(looks),
+            calibration=detector.engine.calibration,
+            max_offset_ms=detector.max_offset_ms,
+            tolerance=detector.tolerance,
+            common=common
+            | {
+                "speech_s": sum(k.speech_s for k in looks),
+                "warnings": (*warned, *detector.engine.warnings),
+            },
+            voices=lambda _: voices,
+            unseen=lambda _: (),
+            cuts=cuts,
+        )
+        if around and result.reason is not None:
+            seen = f"{result.looked_at_s or 0:.0f} s of {self.info.duration_s or 0:.0f} s"
+            result = result.model_copy(
+                update={"reason": f"{result.reason} ({seen} were looked at)"}
+            )
+        if progress is not None:
+            progress(1.0)
+        return result
+
+    def look(
+        self, start_s: float, end_s: float | None, *, first_id: int, watch_from_s: float = 0.0
+    ) -> Look:
+        """Hear and see the windows that lie within a stretch (``end_s`` None: to the end).
+
+        Where less than ``watch_from_s`` seconds of speech are heard, nothing is watched. Faces
+        are numbered from ``first_id`` on.
+        """
+        detector = self.detector
+        max_offset_ms = detector.max_offset_ms
+        reach = max_offset_ms / 1000 + 2 * MARGIN_S
+        pieces = iter_audio(
+            self.path,
+            audio_stream=self.audio_stream,
+            stats=self.stats,
+            start_s=max(start_s - reach, self.info.start_s - 1),
+            end_s=None if end_s is None else end_s + reach,
+        )
+        sound, speech_s = hear(detector.engine, pieces)
+        self.heard_any |= sound is not None
+        end = end_s if end_s is not None else self.info.start_s + (self.info.duration_s or 0)
+        nothing = Look(start_s, end, None, [], speech_s, None, NOBODY)
+        if sound is None or speech_s < watch_from_s:
+            return nothing
+        self.watched_any = True
+        frames: Iterator[GridFrame] = iter_grid_frames(
+            self.path,
+            start_s=start_s - MARGIN_S,
+            end_s=None if end_s is None else end_s + MARGIN_S,
+            stats=self.stats,
+        )
+        tracks, sights = see(detector.engine, frames, overlap=detector.overlap)
+        if not tracks:
+            return nothing
+        seen, heard = detector.engine.compare(tracks, sound, max_offset_ms=max_offset_ms)
+        first = math.ceil(start_s / WINDOW_S - 1e-6)
+        last = 10**9 if end_s is None else math.ceil(end_s / WINDOW_S - 1e-6)
+        evidence = gather(seen, heard, max_offset_ms=max_offset_ms, windows=(first, last))
+        calibration = detector.engine.calibration
+        offset = sure_offset(evidence, calibration) if len(evidence) else None
+        voices = NOBODY
+        if offset is not None:
+            found = find_voices(
+                seen, heard, scale=calibration.scale, offset_ms=lambda _: float(offset)
+            )
+            voices = Voices(
+                tuple(
+                    t.model_copy(update={"track": None if t.track is None else t.track + first_id})
+                    for t in _within(found.turns, start_s, end)
+                ),
+                {i + first_id: v for i, v in found.speaking.items()},
+                {i + first_id: v for i, v in found.share.items()},
+            )
+        ids = tuple(i + first_id for i in evidence.track_ids)
+        return Look(
+            start_s,
+            end,
+            replace(evidence, track_ids=ids),
+            [replace(s, id=s.id + first_id) for s in sights],
+            speech_s,
+            offset,
+            voices,
+        )
+
+
+def _within(turns: Sequence[Turn], start_s: float, end_s: float) -> Iterator[Turn]:
+    """The parts of turns that lie within a stretch."""
+    for turn in turns:
+        low, high = max(turn.start_s, start_s), min(turn.end_s, end_s)
+        if high > low:
+            yield turn.model_copy(update={"start_s": low, "end_s": high})
+
+
+def look_at_all(watcher: Watcher, progress: Progress | None = None) -> list[Look]:
+    """The whole file in pieces, one after the other."""
+    start = math.floor(watcher.info.start_s / WINDOW_S) * WINDOW_S
+    end = watcher.info.start_s + (watcher.info.duration_s or 0.0)
+    looks: list[Look] = []
+    at, first_id = start, 0
+    while True:
+        last = at + 1.5 * PIECE_S >= end
+        look = watcher.look(at, None if last else at + PIECE_S, first_id=first_id)
+        first_id += len(look.sights)
+        looks.append(_continued(looks[-1], look) if looks else look)
+        at += PIECE_S
+        if progress is not None:
+            progress(min(0.99, (at - start) / (end - start)))
+        if last:
+            return looks
+
+
+def _continued(before: Look, after: Look) -> Look:
+    """``after`` with the numbers of the faces that were there at the end of ``before``."""
+    if after.evidence is None:
+        return after
+    names: dict[int, int] = {}
+    for sight in after.sights:
+        for old in before.sights:
+            met = old.end_s >= before.end_s and sight.start_s <= after.start_s
+            same = _shared(old.box, sight.box) > SAME_FACE
+            if met and same and old.id not in names.values():
+                names[sight.id] = old.id
+                break
+    voices = after.voices
+    return replace(
+        after,
+        evidence=replace(
+            after.evidence, track_ids=tuple(names.get(i, i) for i in after.evidence.track_ids)
+        ),
+        sights=[replace(s, id=names.get(s.id, s.id)) for s in after.sights],
+        voices=Voices(
+            tuple(
+                t.model_copy(
+                    update={"track": None if t.track is None else names.get(t.track, t.track)}
+                )
+                for t in voices.turns
+            ),
+            {names.get(i, i): v for i, v in voices.speaking.items()},
+            {names.get(i, i): v for i, v in voices.share.items()},
+        ),
+    )
+
+
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+    """Common area of two boxes (x0 y0 x1 y1) as a share of the smaller one."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return max(0.0, width) * max(0.0, height) / max(smaller, 1.0)
+
+
+def look_around(
+    watcher: Watcher, *, budget_s: float | None = None, progress: Progress | None = None
+) -> list[Look]:
+    """Stretches spread over a long file, until they agree, or the budget (s of waiting) ends.
+
+    At first the middle and both ends, then what lies between. Stretches agree when their offsets
+    lie on a line (a clock that drifts moves them along it). Where neighbours do not, the change
+    is looked for between them.
+    """
+    started = time.monotonic()
+    start, length = watcher.info.start_s, watcher.info.duration_s or 0.0
+    room = length - LOOK_S
+    planned = _spread()
+    looks: list[Look] = []
+    claims: list[tuple[float, float]] = []
+    watched, first_id = 0, 0
+    while True:
+        at = _between(claims, looks) if _spans(claims, length) else None
+        if at is None:
+            if _agree(claims) and _spans(claims, length):
+                return looks
+            if watched >= MOST_LOOKS and budget_s is None:
+                return looks
+            share = next(planned, None)
+            if share is None:
+                return looks
+            at = start + share * room
+        look = watcher.look(
+            *_whole_windows(watcher, at),
+            first_id=first_id,
+            watch_from_s=MIN_SPEECH_S,
+        )
+        looks.append(look)
+        first_id += len(look.sights)
+        watched += look.evidence is not None
+        if look.offset_ms is not None:
+            claims = sorted([*claims, (look.middle_s, look.offset_ms)])
+        if progress is not None:
+            progress(min(0.95, max(len(looks) / MOST_LOOKS, len(claims) / AGREEING_LOOKS / 2)))
+        if budget_s is not None and time.monotonic() - started > budget_s:
+            return looks
+
+
+def _whole_windows(watcher: Watcher, at: float) -> tuple[float, float]:
+    """A stretch of whole windows near ``at``, from a key frame on where one is not far."""
+    key = key_before(watcher.path, at)
+    if key is not None and at - key <= 2 * LOOK_S:
+        at = key + MARGIN_S
+    first = math.ceil(at / WINDOW_S - 1e-6)
+    return first * WINDOW_S, (first + round(LOOK_S / WINDOW_S)) * WINDOW_S
+
+
+def _spread() -> Iterator[float]:
+    """Places 0..1, the middle and both ends first, each later one in the widest gap."""
+    yield from (0.5, 0.03, 0.97)
+    for depth in range(2, 7):
+        steps = 2**depth
+        odd = list(range(1, steps, 2))
+        yield from (n / steps for n in [*odd[::2], *odd[1::2]])
+
+
+def _spans(claims: Sequence[tuple[float, float]], length: float) -> bool:
+    return len(claims) >= AGREEING_LOOKS and claims[-1][0] - claims[0][0] >= SPAN * length
+
+
+def _agree(claims: Sequence[tuple[float, float]]) -> bool:
+    """Whether the offsets lie on one line over time."""
+    if len(claims) < AGREEING_LOOKS:
+        return False
+    times, offsets = np.array(claims).T
+    flat = np.abs(offsets - np.median(offsets)).max()
+    line = np.polyval(np.polyfit(times, offsets, 1), times)
+    return bool(min(flat, np.abs(offsets - line).max()) <= AGREE_MS)
+
+
+def _between(claims: Sequence[tuple[float, float]], looks: Sequence[Look]) -> float | None:
+    """Where to look for a change: the widest gap without a look between claims that differ."""
+    if _agree(claims):
+        return None
+    best, place = NEAR_S, None
+    for (a, one), (b, other) in pairwise(claims):
+        if abs(one - other) <= JUMP_MS:
+            continue
+        marks = sorted({a, b, *(k.middle_s for k in looks)})
+        for low, high in pairwise(marks):
+            if a <= low and high <= b and high - low > best + LOOK_S:
+                best, place = high - low - LOOK_S, (low + high) / 2 - LOOK_S / 2
+    return place
+
+
+def _sights(looks: Sequence[Look]) -> list[TrackSight]:
+    """The faces of all looks, each once."""
+    sights: dict[int, TrackSight] = {}
+    for look in looks:
+        for s in look.sights:
+            sights[s.id] = _both(sights[s.id], s) if s.id in sights else s
+    return list(sights.values())
+
+
+def _voices(looks: Sequence[Look]) -> Voices:
+    """Who speaks when in all looks; a face in several of them speaks if it does in one."""
+    turns: list[Turn] = []
+    speaking: dict[int, float] = {}
+    share: dict[int, float] = {}
+    total = sum(k.speech_s for k in looks if k.offset_ms is not None)
+    for look in sorted(looks, key=lambda k: k.start_s):
+        turns += look.voices.turns
+        for i, value in look.voices.speaking.items():
+            speaking[i] = max(value, speaking.get(i, 0.0))
+        for i, value in look.voices.share.items():
+            share[i] = share.get(i, 0.0) + value * look.speech_s / max(total, 1e-6)
+    return Voices(tuple(turns), speaking, share)
+
+
+def _both(a: TrackSight, b: TrackSight) -> TrackSight:
+    """One face seen in two pieces."""
+    share = b.seen_s / max(a.seen_s + b.seen_s, 1e-6)
+    mix = [x + share * (y - x) for x, y in zip(a.box, b.box, strict=True)]
+    return replace(
+        a,
+        end_s=b.end_s,
+        face_px=a.face_px + share * (b.face_px - a.face_px),
+        box=tuple(mix),
+        mouth_motion=max(a.mouth_motion, b.mouth_motion),
+        seen_s=a.seen_s + b.seen_s,
+    )
