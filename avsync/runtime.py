@@ -198,6 +198,7 @@ class SyncModel:
         folder: a model folder; None or "default" takes the bundled one.
         provider: ``auto`` (CUDA when usable, else CPU), ``cpu`` or ``cuda``.
         threads: CPU threads of each graph; None takes as many as there are cores.
+        eight_bit: on the CPU, run the 8-bit graphs where the model has them.
 
     Raises:
         ModelNotFoundError, ModelCorruptError, DependencyMissingError, ProviderUnavailableError.
@@ -209,6 +210,7 @@ class SyncModel:
         *,
         provider: Provider = "auto",
         threads: int | None = None,
+        eight_bit: bool = True,
     ) -> None:
         if threads is not None and threads < 1:
             raise InvalidOptionError(f"threads must be 1 or more, not {threads}")
@@ -232,9 +234,9 @@ class SyncModel:
                     f"{self.folder / graph.file}: ONNX Runtime cannot load it ({err})"
                 ) from err
 
-        card, on_cpu = self.card, providers[0] == "CPUExecutionProvider"
-        self._video = session((card.video_int8 if on_cpu else None) or card.video)
-        self._audio = session((card.audio_int8 if on_cpu else None) or card.audio)
+        card, small = self.card, eight_bit and providers[0] == "CPUExecutionProvider"
+        self._video = session((card.video_int8 if small else None) or card.video)
+        self._audio = session((card.audio_int8 if small else None) or card.audio)
         self.provider: str = _started(self._video, provider, providers)
 
     def encode_video(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
