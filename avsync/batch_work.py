@@ -196,7 +196,7 @@ class Worker:
             AVSyncError: the set-up is wrong (model, ONNX Runtime, options), for all files alike.
         """
         started = time.monotonic()
-        detector = self._ready_detector()
+        detector = self._ready_detector(to_fix=task.target is not None)
         try:
             result: SyncResult = detector.score(task.path, audio_stream=self._options.audio_stream)
             note = self._fix(task, result) if task.target is not None else None
@@ -219,7 +219,7 @@ class Worker:
             worker=self.ready(),
         )
 
-    def _ready_detector(self) -> Any:
+    def _ready_detector(self, *, to_fix: bool) -> Any:
         if self._detector is None:
             options = self._options
             module, _, name = options.detector.partition(":")
@@ -230,6 +230,8 @@ class Worker:
                 threads=options.threads,
                 tolerance=options.tolerance,
                 max_offset_ms=options.max_offset_ms,
+                # What is written anew is looked at from end to end.
+                **({"exhaustive": True} if to_fix else {}),
             )
         return self._detector
 

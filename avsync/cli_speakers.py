@@ -61,7 +61,11 @@ def speakers(
 
         paths = expand_patterns(files)
         detector = SyncDetector(
-            model=model, provider=provider.value, threads=threads, max_offset_ms=max_offset_ms
+            model=model,
+            provider=provider.value,
+            threads=threads,
+            max_offset_ms=max_offset_ms,
+            exhaustive=True,
         )
         console = stdout_console()
         codes = []
