@@ -217,9 +217,11 @@ def test_options_reach_the_detector(run: Run) -> None:
         "threads": None,
         "tolerance": "ebu",
         "max_offset_ms": 600.0,
+        "exhaustive": False,
+        "budget_s": None,
     }
     assert FakeDetector.asked == [("good.mp4", None)]
-    options = "--model M --provider cpu --threads 2 --tolerance itu --max-offset-ms 2000"
+    options = "--model M --provider cpu --threads 2 --tolerance itu --max-offset-ms 2000 --budget 2m"
     run("score", *options.split(), "--audio-stream", "1", "good.mp4")
     assert FakeDetector.made == {
         "model": "M",
@@ -227,6 +229,8 @@ def test_options_reach_the_detector(run: Run) -> None:
         "threads": 2,
         "tolerance": "itu",
         "max_offset_ms": 2000.0,
+        "exhaustive": False,
+        "budget_s": 120.0,
     }
     assert FakeDetector.asked == [("good.mp4", 1)]
 

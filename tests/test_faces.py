@@ -335,6 +335,6 @@ def test_overlap(
 
 def test_distinct_keeps_the_largest_of_boxes_on_one_face() -> None:
     face = np.array([100.0, 100, 200, 200])
-    boxes = [face + [5, 5, -5, -5], face, face + [30, 30, -40, -40], face + 300.0]
+    boxes = [face + [5, 5, -5, -5], face, face + [25, 25, -35, -35], face + 300.0]
     kept = _distinct(boxes)
     assert [k.tolist() for k in kept] == [face.tolist(), (face + 300).tolist()]
