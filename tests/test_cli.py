@@ -221,8 +221,8 @@ def test_options_reach_the_detector(run: Run) -> None:
         "budget_s": None,
     }
     assert FakeDetector.asked == [("good.mp4", None)]
-    options = "--model M --provider cpu --threads 2 --tolerance itu --max-offset-ms 2000 --budget 2m"
-    run("score", *options.split(), "--audio-stream", "1", "good.mp4")
+    options = "--model M --provider cpu --threads 2 --tolerance itu --max-offset-ms 2000"
+    run("score", *options.split(), "--budget", "2m", "--audio-stream", "1", "good.mp4")
     assert FakeDetector.made == {
         "model": "M",
         "provider": "cpu",
