@@ -307,7 +307,7 @@ def look_around(
     while True:
         at = _between(claims, looks) if _spans(claims, length) else None
         if at is None:
-            if _agree(claims) and _spans(claims, length):
+            if _spans(claims, length) and (_agree(claims) or _settled(claims)):
                 return looks
             if watched >= MOST_LOOKS and budget_s is None:
                 return looks
@@ -361,6 +361,17 @@ def _agree(claims: Sequence[tuple[float, float]]) -> bool:
     flat = np.abs(offsets - np.median(offsets)).max()
     line = np.polyval(np.polyfit(times, offsets, 1), times)
     return bool(min(flat, np.abs(offsets - line).max()) <= AGREE_MS)
+
+
+def _settled(claims: Sequence[tuple[float, float]]) -> bool:
+    """Whether the offsets are runs of two and more that say the same, with jumps between."""
+    runs: list[list[float]] = []
+    for _, offset in claims:
+        if runs and abs(runs[-1][-1] - offset) <= JUMP_MS:
+            runs[-1].append(offset)
+        else:
+            runs.append([offset])
+    return all(len(run) > 1 and max(run) - min(run) <= 2 * AGREE_MS for run in runs)
 
 
 def _between(claims: Sequence[tuple[float, float]], looks: Sequence[Look]) -> float | None:
