@@ -31,9 +31,9 @@ STAGES = {
     "speech detection": ("avsync.speech:SpeechGate.push",),
     "encode": ("avsync.runtime:SyncModel.encode_video", "avsync.runtime:SyncModel.encode_audio"),
     "score": (
-        "avsync.looks:gather",
-        "avsync.detector:gather",
-        "avsync.detector:judge_evidence",
+        "avsync.verdict:gather",
+        "avsync.verdict:judge_evidence",
+        "avsync.verdict:find_voices",
     ),
 }
 
