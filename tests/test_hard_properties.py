@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from synthetic_tokens import CALIBRATION, Speaker, hear, look
 from token_streams import stream_audio
 
-from avsync.media import _Timeline
 from avsync.mel import MelStream, log_mel
 from avsync.offsets import WINDOW_TICKS, Estimate, TrackTokens, estimate, gather
 from avsync.result import Tolerance
 from avsync.runtime import SyncModel
 from avsync.segments import find_drift, find_pieces
+from avsync.sound import Timeline
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
 
@@ -155,7 +155,7 @@ def test_timeline_lays_runs_where_they_belong(
 ) -> None:
     """Gaps become zeros; of a run that reaches back, what is over already is cut off."""
     rate = 1000
-    line = _Timeline(rate, piece / rate)
+    line = Timeline(rate, piece / rate)
     expected = np.zeros(0, np.float32)
     got = []
     for n, (gap, length) in enumerate(runs):
