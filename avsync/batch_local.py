@@ -10,11 +10,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -59,7 +61,9 @@ def run_local(
                     task = again.pop() if again else next(feed, None)
                     if task is None:
                         break
-                    running[pool.schedule(_do, args=(task,), timeout=task.limit_s)] = task
+                    with _deaf_to_ctrl_c():
+                        future = pool.schedule(_do, args=(task,), timeout=task.limit_s)
+                    running[future] = task
                 if not running:
                     pool.close()
                     pool.join()
@@ -107,6 +111,23 @@ def crash_words(code: int | None) -> str:
 def _new_pool(jobs: int, options: DetectorOptions) -> Any:  # pebble's methods are half typed
     context = multiprocessing.get_context("spawn")  # fork does not go with native threads
     return ProcessPool(jobs, initializer=_begin, initargs=(options,), context=context)
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Threads and processes begun here are not told of Ctrl-C, not even while they begin.
+
+    The batch ends its workers itself; a worker interrupted in its imports would print a traceback.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # at its start it lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(options: DetectorOptions) -> None:

@@ -29,7 +29,7 @@ def test_every_error_has_its_part_in_troubleshooting(root: Path) -> None:
 
 def test_every_page_is_in_the_navigation(root: Path) -> None:
     pages = {page.name for page in (root / "docs").glob("*.md")} | {"cli.md"}
-    listed = set(re.findall(r": (\w+\.md)$", (root / "mkdocs.yml").read_text("utf-8"), re.M))
+    listed = set(re.findall(r": ([\w-]+\.md)$", (root / "mkdocs.yml").read_text("utf-8"), re.M))
     assert listed == pages
 
 
