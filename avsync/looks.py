@@ -1,8 +1,9 @@
 """Looking at a file: all of it, piece by piece, or at as few stretches as make the answer sure.
 
-Each stretch (:class:`Look`) is heard and seen by itself and leaves nothing but scored windows, so
-that memory does not grow with the length of the file. The pieces of a whole file overlap by what
-the model sees beyond a window, and a face that is still there in the next piece keeps its number.
+Each stretch is heard and seen by itself and leaves nothing but scored windows (a
+:class:`avsync.seams.Look`), so that memory does not grow with the length of the file. The pieces
+of a whole file overlap by what the model sees beyond a window, and a face that is still there in
+the next piece keeps its number.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,24 +26,23 @@ from avsync.media import (
     iter_grid_frames,
     key_before,
 )
-from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence, gather, merge
+from avsync.offsets import TICK_MS, WINDOW_TICKS, gather, merge
 from avsync.result import Status, SyncResult, Turn
+from avsync.seams import NOBODY, Look, continued, sights_of, voices_of
 from avsync.speakers import Voices, find_voices
-from avsync.verdict import TrackSight, judge_evidence, sure_offset
+from avsync.verdict import judge_evidence, sure_offset
 from avsync.watch import hear, see
 
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
 
-__all__ = ["PIECE_S", "Look", "Watcher"]
+__all__ = ["PIECE_S", "Watcher", "look_around", "look_at_all"]
 
 WINDOW_S = WINDOW_TICKS * TICK_MS / 1000
 #: Files up to this long (s) are looked at as a whole, longer ones in pieces of this length.
 PIECE_S = 300.0
 #: Picture and sound beyond a stretch that its windows still see (s).
 MARGIN_S = 0.48
-#: Progress is reported this often (ticks).
-REPORT_EVERY = 25
 #: Length (s) of the stretches that are looked at in a long file, and how many there are at most
 #: where no time limit is set.
 LOOK_S = 15.0
@@ -56,32 +56,8 @@ SPAN = 0.6
 #: Neighbours that differ by more than this (ms) are looked between, down to this distance (s).
 JUMP_MS = 50.0
 NEAR_S = 20.0
-#: Boxes on both sides of a seam that overlap by this much (of the smaller) are one face.
-SAME_FACE = 0.5
 
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one stretch gave; ``evidence`` None where no face was seen, ``offset_ms`` None where
-    the stretch by itself carries none."""
-
-    start_s: float
-    end_s: float
-    evidence: Evidence | None
-    sights: list[TrackSight]
-    speech_s: float
-    offset_ms: float | None
-    voices: Voices
-
-    @property
-    def middle_s(self) -> float:
-        """Its middle, s."""
-        return (self.start_s + self.end_s) / 2
-
-
-NOBODY = Voices((), {}, {})
 
 
 class Watcher:
@@ -132,10 +108,10 @@ class Watcher:
             reason = "the video stream holds no picture that can be decoded"
             return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
         parts = [k.evidence for k in looks if k.evidence is not None]
-        voices = _voices(looks)
+        voices = voices_of(looks)
         result = judge_evidence(
             merge(parts) if parts else None,
-            _sights(looks),
+            sights_of(looks),
             calibration=detector.engine.calibration,
             max_offset_ms=detector.max_offset_ms,
             tolerance=detector.tolerance,
@@ -240,52 +216,12 @@ def look_at_all(watcher: Watcher, progress: Progress | None = None) -> list[Look
         last = at + 1.5 * PIECE_S >= end
         look = watcher.look(at, None if last else at + PIECE_S, first_id=first_id)
         first_id += len(look.sights)
-        looks.append(_continued(looks[-1], look) if looks else look)
+        looks.append(continued(looks[-1], look) if looks else look)
         at += PIECE_S
         if progress is not None:
             progress(min(0.99, (at - start) / (end - start)))
         if last:
             return looks
-
-
-def _continued(before: Look, after: Look) -> Look:
-    """``after`` with the numbers of the faces that were there at the end of ``before``."""
-    if after.evidence is None:
-        return after
-    names: dict[int, int] = {}
-    for sight in after.sights:
-        for old in before.sights:
-            met = old.end_s >= before.end_s and sight.start_s <= after.start_s
-            same = _shared(old.box, sight.box) > SAME_FACE
-            if met and same and old.id not in names.values():
-                names[sight.id] = old.id
-                break
-    voices = after.voices
-    return replace(
-        after,
-        evidence=replace(
-            after.evidence, track_ids=tuple(names.get(i, i) for i in after.evidence.track_ids)
-        ),
-        sights=[replace(s, id=names.get(s.id, s.id)) for s in after.sights],
-        voices=Voices(
-            tuple(
-                t.model_copy(
-                    update={"track": None if t.track is None else names.get(t.track, t.track)}
-                )
-                for t in voices.turns
-            ),
-            {names.get(i, i): v for i, v in voices.speaking.items()},
-            {names.get(i, i): v for i, v in voices.share.items()},
-        ),
-    )
-
-
-def _shared(a: Sequence[float], b: Sequence[float]) -> float:
-    """Common area of two boxes (x0 y0 x1 y1) as a share of the smaller one."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
-    return max(0.0, width) * max(0.0, height) / max(smaller, 1.0)
 
 
 def look_around(
@@ -387,41 +323,3 @@ def _between(claims: Sequence[tuple[float, float]], looks: Sequence[Look]) -> fl
             if a <= low and high <= b and high - low > best + LOOK_S:
                 best, place = high - low - LOOK_S, (low + high) / 2 - LOOK_S / 2
     return place
-
-
-def _sights(looks: Sequence[Look]) -> list[TrackSight]:
-    """The faces of all looks, each once."""
-    sights: dict[int, TrackSight] = {}
-    for look in looks:
-        for s in look.sights:
-            sights[s.id] = _both(sights[s.id], s) if s.id in sights else s
-    return list(sights.values())
-
-
-def _voices(looks: Sequence[Look]) -> Voices:
-    """Who speaks when in all looks; a face in several of them speaks if it does in one."""
-    turns: list[Turn] = []
-    speaking: dict[int, float] = {}
-    share: dict[int, float] = {}
-    total = sum(k.speech_s for k in looks if k.offset_ms is not None)
-    for look in sorted(looks, key=lambda k: k.start_s):
-        turns += look.voices.turns
-        for i, value in look.voices.speaking.items():
-            speaking[i] = max(value, speaking.get(i, 0.0))
-        for i, value in look.voices.share.items():
-            share[i] = share.get(i, 0.0) + value * look.speech_s / max(total, 1e-6)
-    return Voices(tuple(turns), speaking, share)
-
-
-def _both(a: TrackSight, b: TrackSight) -> TrackSight:
-    """One face seen in two pieces."""
-    share = b.seen_s / max(a.seen_s + b.seen_s, 1e-6)
-    mix = [x + share * (y - x) for x, y in zip(a.box, b.box, strict=True)]
-    return replace(
-        a,
-        end_s=b.end_s,
-        face_px=a.face_px + share * (b.face_px - a.face_px),
-        box=tuple(mix),
-        mouth_motion=max(a.mouth_motion, b.mouth_motion),
-        seen_s=a.seen_s + b.seen_s,
-    )

@@ -16,8 +16,9 @@ from avsync import looks
 from avsync._console import parse_seconds
 from avsync.detector import SyncDetector
 from avsync.errors import InvalidOptionError
-from avsync.looks import LOOK_S, MOST_LOOKS, NOBODY, Look, _continued, look_around, look_at_all
+from avsync.looks import LOOK_S, MOST_LOOKS, look_around, look_at_all
 from avsync.offsets import Evidence, merge
+from avsync.seams import NOBODY, Look, continued
 from avsync.verdict import TrackSight
 
 HOUR = 3600.0
@@ -145,7 +146,7 @@ def test_a_face_at_a_seam_keeps_its_number() -> None:
         0.0,
         NOBODY,
     )
-    joined = _continued(before, after)
+    joined = continued(before, after)
     assert [s.id for s in joined.sights] == [3, 6, 7]
     assert joined.evidence is not None
     assert joined.evidence.track_ids == (3, 6, 7)
