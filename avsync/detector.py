@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from avsync import whole
 from avsync.arrays import MOUTH_WIDTH, grid_frames, mouth_crops, sound_pieces
 from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, score_grid_of
 from avsync.engines import Engine, load_engine
 from avsync.errors import InvalidArrayError, InvalidOptionError
 from avsync.looks import PIECE_S, Watcher
-from avsync.media import (
-    DecodeStats,
-    GridFrame,
-    MediaInfo,
-    iter_audio,
-    iter_grid_frames,
-    probe,
-)
+from avsync.media import DecodeStats, MediaInfo, iter_audio, iter_grid_frames, probe
 from avsync.overlap import cores
 from avsync.result import Status, SyncResult, Tolerance
 from avsync.runtime import Provider
-from avsync.verdict import TrackSight, judge
-from avsync.watch import frames_of, hear, pieces_of, see, see_crops
+from avsync.verdict import TrackSight
+from avsync.watch import frames_of, hear, pieces_of, reported, see, see_crops
 
 if TYPE_CHECKING:
     from avsync.stream import SyncStream
@@ -36,8 +30,6 @@ __all__ = ["SyncDetector", "score"]
 MAX_OFFSET_MS = 10_000.0
 #: Files longer than this (s) are looked at here and there, unless all of them is asked for.
 LONG_S = 120.0
-#: Progress is reported this often (ticks).
-REPORT_EVERY = 25
 
 
 class SyncDetector:
@@ -123,24 +115,14 @@ class SyncDetector:
             return SyncResult(status=Status.no_video, **common)
         if not info.audio:
             return SyncResult(status=Status.no_audio, **common)
-        stats = DecodeStats()
         length = info.duration_s or 0.0
         around = length > LONG_S and not (self.exhaustive or cuts)
         if around or length > 1.5 * PIECE_S:
-            watcher = Watcher(self, path, info, audio_stream=audio_stream, stats=stats)
+            watcher = Watcher(self, path, info, audio_stream=audio_stream, stats=DecodeStats())
             return watcher.score(common, around=around, cuts=cuts, progress=progress)
-        audio, speech_s = self._hear(path, audio_stream, stats)
-        if audio is None:
-            reason = "the audio stream holds no sound that can be decoded"
-            warned = tuple(stats.warnings)
-            return SyncResult(status=Status.no_audio, reason=reason, warnings=warned, **common)
-        tracks, sights = self._see(path, info, stats, progress)
-        if stats.video_end_s is None:
-            reason = "the video stream holds no picture that can be decoded"
-            warned = tuple(stats.warnings)
-            return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
-        common["warnings"] = tuple(stats.warnings)
-        return self._judged(tracks, sights, audio, speech_s, common, progress, cuts)
+        return whole.score(
+            self, path, info, common, audio_stream=audio_stream, cuts=cuts, progress=progress
+        )
 
     def score_arrays(
         self,
@@ -335,40 +317,7 @@ class SyncDetector:
         }
         if sound is None:
             return SyncResult(status=Status.no_audio, reason="the audio is too short", **common)
-        return self._judged(tracks, sights, sound, speech_s, common)
-
-    def _judged(
-        self,
-        tracks: list[Any],
-        sights: list[TrackSight],
-        sound: Any,
-        speech_s: float,
-        common: dict[str, Any],
-        progress: Callable[[float], None] | None = None,
-        cuts: Sequence[float] = (),
-    ) -> SyncResult:
-        """The result of what was seen and heard."""
-        warned = (*common.get("warnings", ()), *self.engine.warnings)
-        share = self.engine.seeing
-        seen, heard = self.engine.compare(
-            tracks,
-            sound,
-            max_offset_ms=self.max_offset_ms,
-            progress=progress and (lambda done: progress(min(0.99, share + (1 - share) * done))),
-        )
-        result = judge(
-            seen,
-            sights,
-            heard,
-            calibration=self.engine.calibration,
-            max_offset_ms=self.max_offset_ms,
-            tolerance=self.tolerance,
-            common=common | {"speech_s": speech_s, "warnings": warned},
-            cuts=cuts,
-        )
-        if progress is not None:
-            progress(1.0)
-        return result
+        return whole.judged(self, tracks, sights, sound, speech_s, common)
 
     def _hear(
         self, path: str | Path, audio_stream: int | None, stats: DecodeStats
@@ -384,15 +333,10 @@ class SyncDetector:
         progress: Callable[[float], None] | None,
     ) -> tuple[list[Any], list[TrackSight]]:
         """Every face's track as the engine keeps it, and what is known of the faces."""
-
-        def watched() -> Iterator[GridFrame]:
-            for n, frame in enumerate(iter_grid_frames(path, stats=stats)):
-                if progress is not None and n % REPORT_EVERY == 0 and info.duration_s:
-                    done = (frame.time_s - info.start_s) / info.duration_s
-                    progress(min(0.99, max(0.0, done)) * self.engine.seeing)
-                yield frame
-
-        return see(self.engine, watched(), overlap=self.overlap)
+        frames = iter_grid_frames(path, stats=stats)
+        if progress is not None:
+            frames = reported(frames, info, self.engine.seeing, progress)
+        return see(self.engine, frames, overlap=self.overlap)
 
 
 def _checked(max_offset_ms: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,18 @@ from avsync.arrays import grid_frames, sound_pieces
 from avsync.crops import CropChunk
 from avsync.engines import Ear, Engine, Eye
 from avsync.errors import InvalidArrayError
-from avsync.media import AudioPiece, GridFrame, iter_audio, iter_grid_frames
+from avsync.media import AudioPiece, GridFrame, MediaInfo, iter_audio, iter_grid_frames
 from avsync.overlap import ahead
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight
 
-__all__ = ["frames_of", "hear", "pieces_of", "see", "see_crops"]
+__all__ = ["frames_of", "hear", "pieces_of", "reported", "see", "see_crops"]
 
 #: Frames that are decoded before their faces are looked for, and crops' chunks before encoding.
 FRAMES_AHEAD = 8
 CHUNKS_AHEAD = 2
+#: Progress is reported this often (ticks).
+REPORT_EVERY = 25
 
 
 @dataclass(slots=True)
@@ -61,6 +63,20 @@ def frames_of(source: Any, fps: float | None, pts: Any) -> Iterator[GridFrame]:
     if fps is not None or pts is not None:
         raise InvalidArrayError("fps and pts go with frames; a file has its own times")
     return iter_grid_frames(source)
+
+
+def reported(
+    frames: Iterable[GridFrame],
+    info: MediaInfo,
+    share: float,
+    progress: Callable[[float], None],
+) -> Iterator[GridFrame]:
+    """The same frames; ``progress`` hears how far through the file, times ``share``."""
+    for n, frame in enumerate(frames):
+        if n % REPORT_EVERY == 0 and info.duration_s:
+            done = (frame.time_s - info.start_s) / info.duration_s
+            progress(min(0.99, max(0.0, done)) * share)
+        yield frame
 
 
 def pieces_of(
