@@ -1,0 +1,103 @@
+"""8-bit graphs: tokens near the full ones, named beside them, and nothing written unless so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("sympy")
+
+from tiny_model import DIM, TINY, copy_tiny
+from token_streams import random_crops, random_mel
+
+from avsync.errors import AVSyncError
+from avsync.runtime import SyncModel
+from avsync.training import quantise as module
+from avsync.training.data import ClipFeatures
+from avsync.training.quantise import CHECKS, TICKS, quantise
+
+
+def clips(count: int) -> list[ClipFeatures]:
+    """Clips of noise, their sound four columns longer at both ends."""
+    return [
+        ClipFeatures(
+            clip=f"clip{i}",
+            first=0,
+            crops=random_crops(TICKS, i),
+            valid=np.ones(TICKS, bool),
+            opening=np.zeros(TICKS, np.float32),
+            mel=random_mel(4 * TICKS + 8, i).astype(np.float16),
+            lead=4,
+            eye_px=60.0,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A tiny model with 8-bit graphs, and how like the full ones they are said to be."""
+    folder = copy_tiny(tmp_path_factory.mktemp("tiny") / "m")
+    return folder, quantise(folder, clips(CHECKS + 3))
+
+
+def cosine(a: Any, b: Any) -> Any:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_tokens_are_near_the_full_ones_but_not_the_same(
+    made: tuple[Path, dict[str, float]],
+) -> None:
+    folder, likeness = made
+    small = SyncModel(folder, provider="cpu", threads=1)
+    full = SyncModel(folder, provider="cpu", threads=1, eight_bit=False)
+    crops, mel = random_crops(44, 99)[:, 8:72, 8:104], random_mel(160, 99)
+    for kind, got, want in (
+        ("video", small.encode_video(crops), full.encode_video(crops)),
+        ("audio", small.encode_audio(mel), full.encode_audio(mel)),
+    ):
+        assert got.shape == want.shape == (40, DIM)
+        assert np.abs(got - want).max() > 1e-4
+        assert cosine(got, want).mean() > 0.998
+        assert cosine(got, want).mean() == pytest.approx(likeness[kind], abs=0.001)
+
+
+def test_the_card_keeps_all_it_had_and_names_the_new_graphs(
+    made: tuple[Path, dict[str, float]],
+) -> None:
+    folder, _ = made
+    before = json.loads((TINY / "model.json").read_text())
+    before["calibration"]["gate"] = 0.8  # what is not said is said in full
+    card = json.loads((folder / "model.json").read_text())
+    assert {k: card[k] for k in before} == before
+    assert set(card) - set(before) == {"video_int8", "audio_int8"}
+    for kind in ("video", "audio"):
+        assert (folder / f"{kind}.onnx").read_bytes() == (TINY / f"{kind}.onnx").read_bytes()
+        data = (folder / f"{kind}_int8.onnx").read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        assert card[f"{kind}_int8"] == {"file": f"{kind}_int8.onnx", "sha256": digest}
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_too_few_clips(tmp_path: Path) -> None:
+    with pytest.raises(AVSyncError, match="16 clips with a face; more than 16 are needed"):
+        quantise(copy_tiny(tmp_path / "m"), clips(CHECKS))
+
+
+def test_nothing_is_touched_when_the_tokens_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_tiny(tmp_path / "m")
+    monkeypatch.setattr(module, "LIKENESS", 0.99999)
+    with pytest.raises(AVSyncError, match=r"video_int8\.onnx: cosine 0\.999\d \(< 0\.99999\)"):
+        quantise(folder, clips(CHECKS + 2))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        p.name: p.read_bytes() for p in TINY.iterdir()
+    }
