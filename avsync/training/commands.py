@@ -5,6 +5,8 @@
 … train  ../shared/corpus --cache CACHE --out RUN2 --start RUN1/state.pt --clean-with RUN1/state.pt
 … export ../shared/corpus --cache CACHE --checkpoint RUN2/state.pt --out models
 … calibrate ../shared/corpus --cache CACHE --out models    (a part of export)
+
+Then :mod:`avsync.training.quantise` makes the 8-bit graphs for the CPU; an export removes old ones.
 """
 
 from __future__ import annotations
@@ -181,7 +183,7 @@ def calibrate(
     fitted, checked = fit_calibration(pairs, late_ms=late, groups=speakers)
     card = model.card.model_copy(update={"calibration": fitted})
     beside = out / "model.json.part"
-    beside.write_text(card.model_dump_json(indent=1) + "\n")
+    beside.write_text(card.model_dump_json(indent=1, exclude_none=True) + "\n")
     plot_reliability(checked, out / "reliability.png")
     beside.replace(out / "model.json")
     typer.echo(json.dumps({"calibration": checked.figures(fitted.gate), "clips": len(pairs)}))

@@ -18,6 +18,7 @@ import json
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,9 @@ def export_model(
 ) -> dict[str, float]:
     """Write ``video.onnx``, ``audio.onnx`` and ``model.json`` into ``folder``.
 
+    8-bit graphs that are there are of other weights: they are removed, and a warning says which
+    command makes new ones.
+
     Returns:
         The largest difference to torch of each graph. Nothing in ``folder`` is touched unless
         both are within 1e-4.
@@ -178,8 +182,23 @@ def export_model(
         )
         for kind in files:
             shutil.move(Path(scratch) / f"{kind}.onnx", target / f"{kind}.onnx")
-    (target / DESCRIPTION).write_text(card.model_dump_json(indent=1) + "\n")
+    (target / DESCRIPTION).write_text(card.model_dump_json(indent=1, exclude_none=True) + "\n")
+    _remove_8_bit(target)
     return worst
+
+
+def _remove_8_bit(folder: Path) -> None:
+    stale = [f for f in (folder / f"{kind}_int8.onnx" for kind in ("video", "audio")) if f.exists()]
+    for file in stale:
+        file.unlink()
+    if stale:
+        warnings.warn(
+            f"{folder}: the 8-bit graphs were of other weights and are removed; the CPU is slower "
+            "without. New ones: python -m avsync.training.quantise CORPUS --cache CACHE "
+            f"-o {folder}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def main() -> None:

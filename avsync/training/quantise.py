@@ -4,7 +4,8 @@
 
 Weights become 8-bit by channel, activations 8-bit by the range they take on mouths and sounds of
 training clips (ONNX Runtime's static quantisation, QDQ, convolutions only). The full graphs stay
-beside them for CUDA. Run it after each export: the new graphs are named in ``model.json``.
+beside them for CUDA. The new graphs are named in ``model.json``; an export removes them, so run it
+after each.
 """
 
 from __future__ import annotations
