@@ -7,6 +7,7 @@ features; this module only stores them, one ``.npz`` a clip, and skips clips alr
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -155,7 +156,8 @@ def build_cache(
             counts["cached"] += 1
         else:
             todo.append((str(root / clip["file"]), clip["id"], str(out)))
-    with ProcessPoolExecutor(max_workers=jobs) as pool:
+    spawn = multiprocessing.get_context("spawn")  # fork does not go with native threads
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=spawn) as pool:
         futures = [pool.submit(_store, *job) for job in todo]
         for future in tqdm(as_completed(futures), total=len(futures), unit="clip"):
             counts[future.result()] += 1
