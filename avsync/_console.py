@@ -74,6 +74,15 @@ ToleranceOption = Annotated[
 MaxOffsetOption = Annotated[
     float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
 ]
+AudioStreamOption = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="CPU threads of the model.")
+]
+JsonLinesOption = Annotated[
+    bool, typer.Option("--json", help="Print a JSON object per file and line.")
+]
 
 
 def complain(message: str) -> None:

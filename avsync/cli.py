@@ -26,11 +26,14 @@ from avsync import (
     cli_train,
 )
 from avsync._console import (
+    AudioStreamOption,
     Exit,
+    JsonLinesOption,
     MaxOffsetOption,
     ModelOption,
     Provider,
     ProviderOption,
+    ThreadsOption,
     ToleranceOption,
     clean_exit,
     clock,
@@ -93,21 +96,13 @@ def _root(
 @app.command()
 def score(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Video files.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object per file and line.")
-    ] = False,
+    as_json: JsonLinesOption = False,
     model: ModelOption = "default",
     provider: ProviderOption = Provider.auto,
     tolerance: ToleranceOption = "ebu",
     max_offset_ms: MaxOffsetOption = 600.0,
-    audio_stream: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="CPU threads of the model."),
-    ] = None,
+    audio_stream: AudioStreamOption = None,
+    threads: ThreadsOption = None,
     exhaustive: Annotated[
         bool,
         typer.Option("--exhaustive", help="Look at all of a file, however long it is."),

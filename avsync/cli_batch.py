@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from avsync._console import (
+    AudioStreamOption,
     Exit,
     MaxOffsetOption,
     ModelOption,
@@ -108,9 +109,7 @@ def batch(
     provider: ProviderOption = Provider.auto,
     tolerance: ToleranceOption = "ebu",
     max_offset_ms: MaxOffsetOption = 600.0,
-    audio_stream: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0.")
-    ] = None,
+    audio_stream: AudioStreamOption = None,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU threads of each worker's model.")
     ] = None,

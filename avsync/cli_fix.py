@@ -15,6 +15,7 @@ from avsync._console import (
     ModelOption,
     Provider,
     ProviderOption,
+    ThreadsOption,
     clean_exit,
     complain,
     progress_bar,
@@ -77,9 +78,7 @@ def fix(
         str, typer.Option(metavar="NAME|EARLY,LATE", help="What counts as in sync.")
     ] = "ebu",
     max_offset_ms: MaxOffsetOption = 600.0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="CPU threads of the model.")
-    ] = None,
+    threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Put a file right: measure, move the sound, look again, and only then name it OUT.

@@ -14,11 +14,14 @@ import typer
 from rich.table import Table
 
 from avsync._console import (
+    AudioStreamOption,
     Exit,
+    JsonLinesOption,
     MaxOffsetOption,
     ModelOption,
     Provider,
     ProviderOption,
+    ThreadsOption,
     ToleranceOption,
     clean_exit,
     complain,
@@ -65,11 +68,6 @@ class TableForm(str, Enum):
 
 
 _FORM_OF = {".tex": TableForm.latex, ".csv": TableForm.csv, ".json": TableForm.json}
-
-
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="CPU threads of the model.")
-]
 
 
 def export(
@@ -240,15 +238,11 @@ def lse(
         str | None,
         typer.Option(metavar="DIR", help="Folder written by avsync export --arch syncnet."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object per file and line.")
-    ] = False,
+    as_json: JsonLinesOption = False,
     min_track_s: Annotated[
         float, typer.Option(min=0.2, metavar="S", help="Leave out faces seen for less.")
     ] = 1.0,
-    audio_stream: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0.")
-    ] = None,
+    audio_stream: AudioStreamOption = None,
     provider: ProviderOption = Provider.auto,
     threads: ThreadsOption = None,
 ) -> None:

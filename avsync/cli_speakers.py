@@ -9,11 +9,14 @@ import typer
 from rich.table import Table
 
 from avsync._console import (
+    AudioStreamOption,
     Exit,
+    JsonLinesOption,
     MaxOffsetOption,
     ModelOption,
     Provider,
     ProviderOption,
+    ThreadsOption,
     clean_exit,
     clock,
     complain,
@@ -35,20 +38,12 @@ _FACE = ("id", "start_s", "end_s", "face_px", "box", "speaking", "share", "score
 
 def speakers(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Video files.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object per file and line.")
-    ] = False,
+    as_json: JsonLinesOption = False,
     model: ModelOption = "default",
     provider: ProviderOption = Provider.auto,
     max_offset_ms: MaxOffsetOption = 600.0,
-    audio_stream: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="CPU threads of the model."),
-    ] = None,
+    audio_stream: AudioStreamOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Tell who speaks when: which face, or nobody who is seen.
 
