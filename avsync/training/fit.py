@@ -20,7 +20,15 @@ from avsync.training.contrastive import MultiScaleShiftLoss, shift_grid, soft_ta
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
 from avsync.training.encoder import EncoderConfig, SyncEncoder, has_bf16
 
-__all__ = ["Sampler", "TrainConfig", "Trainer", "pair_grids"]
+__all__ = [
+    "Sampler",
+    "TrainConfig",
+    "Trainer",
+    "cosine",
+    "follow",
+    "pair_grids",
+    "save_state",
+]
 
 SHIFTS = 31
 HALF = SHIFTS // 2
@@ -149,6 +157,30 @@ def _columns(mel: FloatArray, place: FloatArray) -> tuple[FloatArray, BoolArray]
     return out, there
 
 
+def cosine(part: float) -> float:
+    """Share of the learning rate when ``part`` of a run is done: from 1 down to 0.02."""
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, keep: float) -> None:
+    """Move ``average`` towards ``model``, keeping the share ``keep`` of itself."""
+    for mine, theirs in zip(
+        average.state_dict().values(), model.state_dict().values(), strict=True
+    ):
+        if mine.dtype.is_floating_point:
+            mine.lerp_(theirs, 1 - keep)
+        else:
+            mine.copy_(theirs)
+
+
+def save_state(state: dict[str, Any], file: Path) -> None:
+    """Write a training state beside ``file``, then in its place: never half of one."""
+    temporary = file.with_suffix(".part")
+    torch.save(state, temporary)
+    temporary.replace(file)
+
+
 class Trainer:
     """Holds a model, its optimiser and its moving average; one ``step`` a batch."""
 
@@ -178,8 +210,7 @@ class Trainer:
         part = (self.done - c.warmup) / max(1, c.steps - c.warmup)
         if c.minutes is not None:
             part = max(part, (time.monotonic() - self.began) / (60 * c.minutes))
-        part = min(1.0, part)
-        return c.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+        return c.learning_rate * cosine(part)
 
     def finished(self) -> bool:
         """Whether the steps are done or the time is over."""
@@ -213,7 +244,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimiser.step()
         self.done += 1
-        self._follow()
+        follow(self.average, self.model, min(self.config.ema, (1 + self.done) / (10 + self.done)))
         with torch.no_grad():
             off = (local.argmax(-1) - shift[:, None]).abs() <= 1
             parts["hit"] = off.float().mean()
@@ -228,17 +259,6 @@ class Trainer:
         far = mean.masked_fill(target > 0, -4).topk(8, dim=-1).values.mean(-1)
         return nn.functional.softplus((far + 0.3 - true) * self.match_scale.exp()).mean()
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        keep = min(self.config.ema, (1 + self.done) / (10 + self.done))
-        for mine, theirs in zip(
-            self.average.state_dict().values(), self.model.state_dict().values(), strict=True
-        ):
-            if mine.dtype.is_floating_point:
-                mine.lerp_(theirs, 1 - keep)
-            else:
-                mine.copy_(theirs)
-
     def save(self, file: Path) -> None:
         """Everything needed to resume."""
         state = {
@@ -249,9 +269,7 @@ class Trainer:
             "losses": self.losses.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        temporary = file.with_suffix(".part")
-        torch.save(state, temporary)
-        temporary.replace(file)
+        save_state(state, file)
 
     def load(self, file: Path, *, weights_only_start: bool = False) -> None:
         """Resume from ``file``, or only take its averaged weights as a warm start."""

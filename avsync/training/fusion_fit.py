@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from avsync.errors import AVSyncError, ModelNotFoundError
 from avsync.training.encoder import SyncEncoder
+from avsync.training.fit import cosine, follow, save_state
 from avsync.training.fusion import FusionConfig, FusionNetwork
 from avsync.training.fusion_data import FusionBatch, FusionSampler
 from avsync.training.losses import make_loss
@@ -121,8 +121,7 @@ class FusionTrainer:
         c = self.config
         if self.done < c.warmup:
             return c.learning_rate * (self.done + 1) / c.warmup
-        part = min(1.0, (self.done - c.warmup) / max(1, c.steps - c.warmup))
-        return c.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+        return c.learning_rate * cosine((self.done - c.warmup) / max(1, c.steps - c.warmup))
 
     @torch.no_grad()
     def ask_teacher(self, batch: FusionBatch) -> Fusion | None:
@@ -149,12 +148,7 @@ class FusionTrainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.done += 1
-        keep = min(self.config.ema, (1 + self.done) / (10 + self.done))
-        with torch.no_grad():
-            for mine, theirs in zip(
-                self.average.parameters(), self.model.parameters(), strict=True
-            ):
-                mine.lerp_(theirs, 1 - keep)
+        follow(self.average, self.model, min(self.config.ema, (1 + self.done) / (10 + self.done)))
         return {name: float(value.detach()) for name, value in parts.items()}
 
     def save(self, file: Path) -> None:
@@ -167,9 +161,7 @@ class FusionTrainer:
             "loss": self.loss.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        temporary = file.with_suffix(".part")
-        torch.save(state, temporary)
-        temporary.replace(file)
+        save_state(state, file)
 
     def load(self, file: Path) -> None:
         """Resume from :meth:`save`'s file.
