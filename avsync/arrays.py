@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from avsync.crops import CROP_HEIGHT, CROP_WIDTH, EYE_DISTANCE_PX, CropChunk
+from avsync.crops import CROP_HEIGHT, CROP_WIDTH, EYE_DISTANCE_PX, CropChunk, crop_of
 from avsync.errors import InvalidArrayError
 from avsync.grid import GRID_HZ, FrameGrid, GridFrame, ImageArray
 from avsync.sound import SAMPLE_RATE, AudioPiece, SoundLine
@@ -346,14 +346,7 @@ def _house_crop(grey: ImageArray, width_in_eyes: float) -> ImageArray:
     middle = np.array([(CROP_WIDTH - 1) / 2, (CROP_HEIGHT - 1) / 2])
     own = np.array([(grey.shape[1] - 1) / 2, (grey.shape[0] - 1) / 2])
     matrix = np.column_stack([np.eye(2) / zoom, own - middle / zoom])
-    out = cv2.warpAffine(
-        grey,
-        matrix,
-        (CROP_WIDTH, CROP_HEIGHT),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return np.asarray(out, np.uint8)
+    return crop_of(grey, matrix)
 
 
 def _chunk(

@@ -24,6 +24,7 @@ __all__ = [
     "FacePatch",
     "Pose",
     "crop_matrix",
+    "crop_of",
 ]
 
 #: Stored crop; models look at its centre (64 x 96) and training jitters inside the margin.
@@ -327,13 +328,8 @@ def crop_matrix(pose: Pose) -> FloatArray:
     return np.column_stack([linear, centre - linear @ middle])
 
 
-def _warp(patch: FacePatch, pose: Pose) -> CropArray:
-    """The aligned crop (CROP_HEIGHT, CROP_WIDTH) uint8 of the mouth."""
-    matrix = crop_matrix(pose) * patch.zoom
-    matrix[:, 2] -= patch.origin * patch.zoom
-    grey = patch.image
-    if grey.ndim == 3:
-        grey = np.asarray(cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY), np.uint8)
+def crop_of(grey: CropArray, matrix: FloatArray) -> CropArray:
+    """The crop (CROP_HEIGHT, CROP_WIDTH) whose pixels lie in ``grey`` where ``matrix`` says."""
     out = cv2.warpAffine(
         grey,
         matrix,
@@ -342,3 +338,13 @@ def _warp(patch: FacePatch, pose: Pose) -> CropArray:
         borderMode=cv2.BORDER_REPLICATE,
     )
     return np.asarray(out, np.uint8)
+
+
+def _warp(patch: FacePatch, pose: Pose) -> CropArray:
+    """The aligned crop (CROP_HEIGHT, CROP_WIDTH) uint8 of the mouth."""
+    matrix = crop_matrix(pose) * patch.zoom
+    matrix[:, 2] -= patch.origin * patch.zoom
+    grey = patch.image
+    if grey.ndim == 3:
+        grey = np.asarray(cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY), np.uint8)
+    return crop_of(grey, matrix)
