@@ -46,12 +46,13 @@ def augment_video(crops: Tensor, *, strength: float = 1.0, widen: bool = False) 
     """(B, T, 80, 112) uint8 → (B, T, 64, 96) float 0..255.
 
     One similarity transform, mirror, tone curve, low resolution and occlusion a clip; noise and
-    repeated frames over time. ``widen``: faces of other proportions (a smooth warp) and the
+    repeated frames over time, all of them milder and rarer at a ``strength`` below 1. ``widen``: faces of other proportions (a smooth warp) and the
     motion of one clip on the mean picture of another.
     """
     b, t, height, width = crops.shape
+    share = min(1.0, strength)
     x = crops.float()
-    repeat = torch.rand(b, t) < 0.04 * _chosen(b, 0.3).float()[:, None]
+    repeat = torch.rand(b, t) < 0.04 * _chosen(b, 0.3 * share).float()[:, None]
     repeat[:, 0] = False
     index = torch.arange(t).expand(b, t).clone()
     index[repeat] -= 1
@@ -77,7 +78,7 @@ def augment_video(crops: Tensor, *, strength: float = 1.0, widen: bool = False) 
     x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     if widen:
         x = _other_skin(x, strength)
-    low = _chosen(b, 0.25)
+    low = _chosen(b, 0.25 * share)
     if low.any():
         factor = float(_uniform(1, 1.5, 3.5))
         small = F.interpolate(x[low], scale_factor=1 / factor, mode="area")
@@ -91,7 +92,7 @@ def augment_video(crops: Tensor, *, strength: float = 1.0, widen: bool = False) 
     x = x + ramp * (_uniform(b, -25, 25) * strength)[:, None, None, None]
     noise = (_uniform(b, 0, 8) * _chosen(b, 0.4) * strength)[:, None, None, None]
     x = x + noise * torch.randn(1, t, *MODEL_SIZE)
-    for i in torch.nonzero(_chosen(b, 0.15))[:, 0].tolist():
+    for i in torch.nonzero(_chosen(b, 0.15 * share))[:, 0].tolist():
         h, w = int(_uniform(1, 8, 26)), int(_uniform(1, 10, 40))
         top = int(_uniform(1, 0, MODEL_SIZE[0] - h))
         left = int(_uniform(1, 0, MODEL_SIZE[1] - w))
@@ -116,12 +117,13 @@ def augment_mel(mel: Tensor, *, strength: float = 1.0, widen: bool = False) -> T
     ``widen``: longer and shorter vocal tracts.
     """
     b, columns, bands = mel.shape
+    share = min(1.0, strength)
     x = _other_throat(mel, strength) if widen else mel
     x = x + (_uniform(b, -2.0, 1.0) * strength)[:, None, None]
     knots = torch.randn(b, 1, 6) * 0.6 * strength
     x = x + F.interpolate(knots, bands, mode="linear", align_corners=True)
     power = x.exp()
-    room = _chosen(b, 0.2)
+    room = _chosen(b, 0.2 * share)
     if room.any():
         length = int(_uniform(1, 6, 25))
         decay = torch.exp(-torch.arange(length) * float(_uniform(1, 0.2, 0.7)))
@@ -133,16 +135,16 @@ def augment_mel(mel: Tensor, *, strength: float = 1.0, widen: bool = False) -> T
     level = power.mean((1, 2), keepdim=True)
     tilt = torch.linspace(1, -1, bands)[None, None, :] * _uniform(b, -1, 2)[:, None, None]
     hiss = torch.exp(tilt + 0.35 * torch.randn(b, columns, bands))
-    ratio = 10 ** (_uniform(b, -32, 0) / 20) * _chosen(b, 0.5)
+    ratio = 10 ** (_uniform(b, -32, 0) / 20) * _chosen(b, 0.5 * share)
     power = power + hiss * level * (ratio * strength)[:, None, None]
     other = power.roll(1, 0).roll(int(_uniform(1, 10, columns - 10)), 1)
-    babble = 10 ** (_uniform(b, -30, -6) / 20) * _chosen(b, 0.3)
+    babble = 10 ** (_uniform(b, -30, -6) / 20) * _chosen(b, 0.3 * share)
     scale = level / other.mean((1, 2), keepdim=True).clamp_min(1e-8)
     power = power + other * scale * (babble * strength)[:, None, None]
     x = power.clamp_min(1e-5).log()
-    for i in torch.nonzero(_chosen(b, 0.1))[:, 0].tolist():
+    for i in torch.nonzero(_chosen(b, 0.1 * share))[:, 0].tolist():
         x[i, :, int(_uniform(1, 52, 76)) :] = math.log(1e-5)
-    for i in torch.nonzero(_chosen(b, 0.3))[:, 0].tolist():
+    for i in torch.nonzero(_chosen(b, 0.3 * share))[:, 0].tolist():
         width = int(_uniform(1, 4, 14))
         start = int(_uniform(1, 0, bands - width))
         x[i, :, start : start + width] = x[i].mean()

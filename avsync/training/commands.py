@@ -74,6 +74,9 @@ def train(
         typer.Option(help="Re-centre or drop the other clips by this model, trained without them."),
     ] = None,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    strength: Annotated[
+        float, typer.Option(help="Augmentation: 1 for a long run, less for its last stretch.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
     threads: Annotated[int, typer.Option()] = 2,
     widen: Annotated[
@@ -119,6 +122,7 @@ def train(
         minutes=minutes,
         batch=batch,
         learning_rate=learning_rate,
+        strength=strength,
         seed=seed,
         threads=threads,
         widen=widen,
