@@ -364,12 +364,10 @@ class _Tower(nn.Module):
         self.tower = tower
 
     def forward(self, x: Tensor) -> Tensor:
-        from avsync.training.export import token
+        from avsync.training.encoder import shipped
 
         local, wide = self.tower(x)
-        return torch.stack(
-            [token(*clip) for clip in zip(local.split(1), wide.split(1), strict=True)]
-        )
+        return shipped(local, wide)
 
 
 def _load(model: str | Path) -> _Expert:

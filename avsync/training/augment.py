@@ -46,8 +46,9 @@ def augment_video(crops: Tensor, *, strength: float = 1.0, widen: bool = False) 
     """(B, T, 80, 112) uint8 → (B, T, 64, 96) float 0..255.
 
     One similarity transform, mirror, tone curve, low resolution and occlusion a clip; noise and
-    repeated frames over time, all of them milder and rarer at a ``strength`` below 1. ``widen``: faces of other proportions (a smooth warp) and the
-    motion of one clip on the mean picture of another.
+    repeated frames over time; all of them milder and rarer at a ``strength`` below 1. ``widen``:
+    faces of other proportions (a smooth warp) and the motion of one clip on the mean picture of
+    another.
     """
     b, t, height, width = crops.shape
     share = min(1.0, strength)

@@ -101,15 +101,19 @@ def train(
     weight: dict[str, float] = {}
     if trusted_only:
         clips = known
+    elif (out / "cleaned.json").exists():  # a run is resumed with what it began with
+        found = json.loads((out / "cleaned.json").read_text())
+        late, weight = found["late"], found["weight"]
+        clips = known + [c for c in clips if c.clip in late]
     elif clean_with is not None:
         others = [c for c in clips if not _trusted(rows[c.clip])]
-        found = clean(load_weights(clean_with), others, rows)
-        late, weight = found.late, found.weight
+        cleaned = clean(load_weights(clean_with), others, rows)
+        late, weight = cleaned.late, cleaned.weight
         out.mkdir(parents=True, exist_ok=True)
         (out / "cleaned.json").write_text(json.dumps({"late": late, "weight": weight}))
         typer.echo(
-            f"cleaned {len(others)} clips: {found.recentred} moved by 20 ms or more, "
-            f"{found.from_source} by their source, {found.dropped} dropped"
+            f"cleaned {len(others)} clips: {cleaned.recentred} moved by 20 ms or more, "
+            f"{cleaned.from_source} by their source, {cleaned.dropped} dropped"
         )
         clips = known + [c for c in others if c.clip in late]
     for clip in clips:

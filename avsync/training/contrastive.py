@@ -6,11 +6,16 @@ sound comes later than the lips (the opposite sign of ``offset_ms``).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MultiScaleShiftLoss", "shift_grid", "soft_targets"]
+__all__ = ["RIVAL_SHARPNESS", "MultiScaleShiftLoss", "rival_grid", "shift_grid", "soft_targets"]
+
+#: How sharp the soft maximum over a sound's rivals is.
+RIVAL_SHARPNESS = 20.0
 
 
 def shift_grid(video: Tensor, audio: Tensor) -> Tensor:
@@ -29,6 +34,19 @@ def soft_targets(true_shift: Tensor, shifts: int) -> Tensor:
     out[rows, low] = 1 - high_weight
     out[rows, low + 1] = high_weight
     return out
+
+
+def rival_grid(video: Tensor, audio: Tensor, *, sharpness: float = RIVAL_SHARPNESS) -> Tensor:
+    """As :func:`shift_grid`, less how well each audio token fits the clip's video tokens at large.
+
+    A sound that fits many mouths says little about any of them: subtracted is the soft maximum
+    of its cosines over all T video tokens (log of the mean of ``exp(sharpness · cosine)``), as
+    scoring does (:mod:`avsync.offsets`).
+    """
+    cosines = video @ audio.transpose(1, 2)
+    at_large = (sharpness * cosines).logsumexp(1) - math.log(video.shape[1])
+    shifts = audio.shape[1] - video.shape[1] + 1
+    return shift_grid(video, audio) - (at_large / sharpness).unfold(1, shifts, 1)
 
 
 class MultiScaleShiftLoss(nn.Module):

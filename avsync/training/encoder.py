@@ -23,6 +23,7 @@ __all__ = [
     "SyncEncoder",
     "VideoEncoder",
     "has_bf16",
+    "shipped",
 ]
 
 #: Frames a video token sees; the token belongs to the middle one.
@@ -38,6 +39,11 @@ def has_bf16(device: str) -> bool:
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return bool(torch.cuda.is_bf16_supported())
+
+
+def shipped(local: Tensor, context: Tensor) -> Tensor:
+    """The token (…, d) that ships: a dot product of two is the weighted mean of both cosines."""
+    return torch.cat([local * LOCAL_SHARE**0.5, context * (1 - LOCAL_SHARE) ** 0.5], -1)
 
 
 class EncoderConfig(BaseModel):

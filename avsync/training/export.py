@@ -30,20 +30,15 @@ from avsync.runtime import DESCRIPTION, Calibration, GraphFile, ModelCard
 from avsync.training.encoder import (
     CONTEXT_DILATIONS,
     FRAME_STACK,
-    LOCAL_SHARE,
     EncoderConfig,
     SyncEncoder,
+    shipped,
 )
 
-__all__ = ["export_model", "load_weights", "save_weights", "token"]
+__all__ = ["export_model", "load_weights", "save_weights"]
 
 OPSET = 17
 PARITY = 1e-4
-
-
-def token(local: Tensor, wide: Tensor) -> Tensor:
-    """Shipped tokens (T, d) of local and context unit vectors (1, T, …)."""
-    return torch.cat([local * LOCAL_SHARE**0.5, wide * (1 - LOCAL_SHARE) ** 0.5], -1)[0]
 
 
 class _VideoGraph(nn.Module):
@@ -53,7 +48,7 @@ class _VideoGraph(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         local, wide = self.tower(crops.unsqueeze(0))
-        return token(local, wide)
+        return shipped(local, wide)[0]
 
 
 class _AudioGraph(nn.Module):
@@ -63,7 +58,7 @@ class _AudioGraph(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         local, wide = self.tower(mel.unsqueeze(0))
-        return token(local, wide)
+        return shipped(local, wide)[0]
 
 
 def save_weights(model: SyncEncoder, file: Path) -> None:

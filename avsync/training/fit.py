@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from avsync.training.augment import augment_mel, augment_video, crop_centre
-from avsync.training.contrastive import MultiScaleShiftLoss, shift_grid, soft_targets
+from avsync.training.contrastive import MultiScaleShiftLoss, rival_grid, shift_grid, soft_targets
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
-from avsync.training.encoder import EncoderConfig, SyncEncoder, has_bf16
+from avsync.training.encoder import EncoderConfig, SyncEncoder, has_bf16, shipped
 
 __all__ = [
     "Sampler",
@@ -135,14 +135,15 @@ class Sampler:
         )
 
 
-def pair_grids(model: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-    """Local and context cosine grids (B, T, S) of a sampled batch."""
-    v_local, v_wide, a_local, a_wide = model(crops, mel)
-    cut = slice(MARGIN, -MARGIN)
-    return (
-        shift_grid(v_local.float(), a_local[:, cut].float()),
-        shift_grid(v_wide.float(), a_wide[:, cut].float()),
-    )
+def pair_grids(model: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Local and context cosine grids (B, T, S) of a sampled batch, and what scoring makes of both.
+
+    The last is the weighted mean of both cosines less that of rivals, as at run time.
+    """
+    v_local, v_wide, a_local, a_wide = (x.float() for x in model(crops, mel))
+    a_local, a_wide = a_local[:, MARGIN:-MARGIN], a_wide[:, MARGIN:-MARGIN]
+    scored = rival_grid(shipped(v_local, v_wide), shipped(a_local, a_wide))
+    return shift_grid(v_local, a_local), shift_grid(v_wide, a_wide), scored
 
 
 def _columns(mel: FloatArray, place: FloatArray) -> tuple[FloatArray, BoolArray]:
@@ -227,13 +228,13 @@ class Trainer:
         shift, known_audio = shift.to(self.device), known_audio.to(self.device)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            local, wide = pair_grids(self.model, video, sound)
+            local, wide, scored = pair_grids(self.model, video, sound)
         known = known_audio.unfold(1, SHIFTS, 1)
         target = soft_targets(shift, SHIFTS)
         parts = {
             "local": self.losses[0](local, known, target),
             "wide": self.losses[1](wide, known, target),
-            "both": self.losses[2]((local + wide) / 2, known, target),
+            "both": self.losses[2](scored, known, target),
             "match": self._match(local + wide, target),
         }
         loss = parts["local"] + parts["wide"] + parts["both"] + 0.2 * parts["match"]

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from avsync.protocol import FRAME_COUNTS, HALF, clip_accuracy
-from avsync.training.encoder import SyncEncoder
-from avsync.training.export import token
+from avsync.training.encoder import SyncEncoder, shipped
 from avsync.training.fusion import FusionNetwork, audio_span
 from avsync.training.token_cache import TokenClip
 
@@ -67,7 +66,7 @@ def cosine_rows(encoder: SyncEncoder, clip: TokenClip) -> FloatArray:
         x = torch.from_numpy(tokens).float()[None]
         local = functional.normalize(tower.local(x), dim=-1)
         wide = functional.normalize(tower.wide(tower.context(x)), dim=-1)
-        parts.append(token(local, wide))
+        parts.append(shipped(local, wide)[0])
     video, audio = parts
     windows: Tensor = audio.unfold(0, SHIFTS, 1)[: len(video)]
     scores = torch.einsum("td,tds->ts", video, windows).numpy()
