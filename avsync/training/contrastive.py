@@ -39,9 +39,8 @@ def soft_targets(true_shift: Tensor, shifts: int) -> Tensor:
 def rival_grid(video: Tensor, audio: Tensor, *, sharpness: float = RIVAL_SHARPNESS) -> Tensor:
     """As :func:`shift_grid`, less how well each audio token fits the clip's video tokens at large.
 
-    A sound that fits many mouths says little about any of them: subtracted is the soft maximum
-    of its cosines over all T video tokens (log of the mean of ``exp(sharpness · cosine)``), as
-    scoring does (:mod:`avsync.offsets`).
+    So a window must find its sound and a sound its window: subtracted is the soft maximum of the
+    sound's cosines over all T video tokens (log of the mean of ``exp(sharpness · cosine)``).
     """
     cosines = video @ audio.transpose(1, 2)
     at_large = (sharpness * cosines).logsumexp(1) - math.log(video.shape[1])

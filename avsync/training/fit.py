@@ -136,9 +136,9 @@ class Sampler:
 
 
 def pair_grids(model: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Local and context cosine grids (B, T, S) of a sampled batch, and what scoring makes of both.
+    """Local and context cosine grids (B, T, S) of a sampled batch, and that of shipped tokens.
 
-    The last is the weighted mean of both cosines less that of rivals, as at run time.
+    The last less what each sound has in common with the clip's other mouths.
     """
     v_local, v_wide, a_local, a_wide = (x.float() for x in model(crops, mel))
     a_local, a_wide = a_local[:, MARGIN:-MARGIN], a_wide[:, MARGIN:-MARGIN]

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from avsync.training.contrastive import (  # noqa: E402
     MultiScaleShiftLoss,
+    rival_grid,
     shift_grid,
     soft_targets,
 )
@@ -48,6 +49,25 @@ class TestShiftGrid:
         shift_grid(video, audio).sum().backward()
         torch.testing.assert_close(video.grad[0, 0], audio[0, :3].sum(0))
         torch.testing.assert_close(audio.grad[0, 0], video[0, 0])
+
+
+class TestRivalGrid:
+    def test_equals_loops(self) -> None:
+        video, audio = rand(2, 6, 5), rand(2, 10, 5, seed=1)
+        grid = rival_grid(video, audio, sharpness=3.0)
+        for b in range(2):
+            for t in range(6):
+                for s in range(5):
+                    fits = [np.exp(3 * float(v @ audio[b, t + s])) for v in video[b]]
+                    want = float(video[b, t] @ audio[b, t + s]) - np.log(np.mean(fits)) / 3
+                    assert grid[b, t, s] == pytest.approx(want, abs=1e-4)
+
+    def test_a_sound_that_fits_every_mouth_beats_none(self) -> None:
+        """Alone it would: its cosine is larger than that of the true sound."""
+        mouths = torch.eye(4)[None] + 1.0
+        sound = torch.cat([torch.eye(4), torch.ones(1, 4)])[None]
+        assert shift_grid(mouths, sound)[0, 3].argmax() == 1
+        assert rival_grid(mouths, sound)[0, 3].argmax() == 0
 
 
 class TestSoftTargets:

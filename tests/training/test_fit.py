@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from avsync.training.augment import augment_mel, augment_video  # noqa: E402
+from avsync.training.augment import augment_mel, augment_video, crop_centre  # noqa: E402
 from avsync.training.data import ClipFeatures  # noqa: E402
 from avsync.training.encoder import EncoderConfig  # noqa: E402
 from avsync.training.fit import HALF, MARGIN, Sampler, TrainConfig, Trainer  # noqa: E402
@@ -45,6 +45,18 @@ def test_a_window_is_true_to_its_shift(paces: bool) -> None:
             spans.add(int(crops[b, -1, 0, 0]) - int(crops[b, 0, 0, 0]))
     assert (spans == {43}) is not paces
     assert HALF == 15
+
+
+def test_without_strength_pictures_are_at_most_mirrored_and_sounds_as_they_were() -> None:
+    torch.manual_seed(1)
+    crops = torch.rand(16, 3, 80, 112).mul(255).byte()
+    seen, plain = augment_video(crops, strength=0.0), crop_centre(crops).float()
+    mirrored = [bool((s - p.flip(-1)).abs().max() < 0.1) for s, p in zip(seen, plain, strict=True)]
+    as_it_was = [bool((s - p).abs().max() < 0.1) for s, p in zip(seen, plain, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, as_it_was, strict=True))
+    assert 0 < sum(mirrored) < 16
+    mel = torch.randn(16, 60, 80) - 5
+    torch.testing.assert_close(augment_mel(mel, strength=0.0), mel, atol=1e-4, rtol=0)
 
 
 def test_widened_pictures_and_sounds_stay_in_range() -> None:
