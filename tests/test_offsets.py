@@ -16,6 +16,7 @@ from avsync.offsets import (
     DOUBT,
     MIN_PAIRED,
     MIN_TICKS,
+    RIVAL_SHARPNESS,
     WINDOW_TICKS,
     AudioTokens,
     Estimate,
@@ -25,6 +26,7 @@ from avsync.offsets import (
     gather,
     peak,
     probability,
+    window_scores,
 )
 from avsync.runtime import Calibration
 
@@ -178,6 +180,30 @@ class TestGather:
             want = [v for v, _ in rows[tick]]
             np.testing.assert_allclose(evidence.scores[0, i], want, atol=1e-5)
             assert evidence.pairs[0, i] == rows[tick][0][1]
+
+    def test_rivals_by_hand(self) -> None:
+        rng = np.random.default_rng(5)
+        valid = rng.random(80) < 0.9
+        mouths, tokens = (rng.standard_normal((n, 8)).astype("f4") for n in (80, 200))
+        mouths /= np.linalg.norm(mouths, axis=1, keepdims=True)
+        tokens /= np.linalg.norm(tokens, axis=1, keepdims=True)
+        track = TrackTokens(0, 7, mouths, valid)
+        audio = AudioTokens(-6, 2, tokens, np.ones(200, np.float32))
+        alone = window_scores(track, audio, 45, 4)
+        found = window_scores(track, audio, 45, 4, rivals=10)
+        assert alone is not None
+        assert found is not None
+        around = [t for t in range(35, 70) if valid[t - 7]]
+        for s in range(-4, 5):
+            less = []
+            for tick in (t for t in around if 45 <= t < 60):
+                sound = tokens[2 * tick + s + 6]
+                fits = [
+                    np.exp(RIVAL_SHARPNESS * float(track.tokens[t - 7] @ sound)) for t in around
+                ]
+                less.append(np.log(np.mean(fits)) / RIVAL_SHARPNESS)
+            assert found[0][s + 4] == pytest.approx(alone[0][s + 4] - np.mean(less), abs=1e-4)
+        assert found[1] == alone[1]
 
     def test_shape_and_search_range(self) -> None:
         speaker = Speaker(4)

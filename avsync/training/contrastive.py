@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["RIVAL_SHARPNESS", "MultiScaleShiftLoss", "rival_grid", "shift_grid", "soft_targets"]
+from avsync.offsets import RIVAL_SHARPNESS
 
-#: How sharp the soft maximum over a sound's rivals is.
-RIVAL_SHARPNESS = 20.0
+__all__ = ["MultiScaleShiftLoss", "rival_grid", "shift_grid", "soft_targets"]
 
 
 def shift_grid(video: Tensor, audio: Tensor) -> Tensor:
