@@ -14,7 +14,7 @@ from avsync.arrays import MOUTH_WIDTH, grid_frames, mouth_crops, sound_pieces
 from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, score_grid_of
 from avsync.engines import Engine, load_engine
 from avsync.errors import InvalidArrayError, InvalidOptionError
-from avsync.looks import PIECE_S, Watcher
+from avsync.looks import WHOLE_S, Watcher
 from avsync.media import DecodeStats, MediaInfo, iter_audio, iter_grid_frames, probe
 from avsync.overlap import cores
 from avsync.result import Status, SyncResult, Tolerance
@@ -117,7 +117,7 @@ class SyncDetector:
             return SyncResult(status=Status.no_audio, **common)
         length = info.duration_s or 0.0
         around = length > LONG_S and not (self.exhaustive or cuts)
-        if around or length > 1.5 * PIECE_S:
+        if around or length > WHOLE_S:
             watcher = Watcher(self, path, info, audio_stream=audio_stream, stats=DecodeStats())
             return watcher.score(common, around=around, cuts=cuts, progress=progress)
         return whole.score(

@@ -93,6 +93,17 @@ def stack_seen(valid: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_
     return seen
 
 
+def _joined(parts: list[FloatArray]) -> FloatArray:
+    """One array of many, which are given up one by one so that memory holds no second copy."""
+    rows = sum(map(len, parts))
+    out = np.empty((rows, *parts[0].shape[1:]), parts[0].dtype)
+    while parts:
+        part = parts.pop()
+        rows -= len(part)
+        out[rows : rows + len(part)] = part
+    return out
+
+
 class _TokenEar:
     def __init__(self, model: SyncModel, start_s: float) -> None:
         self._mels = MelStream(start_s)
@@ -107,7 +118,7 @@ class _TokenEar:
         self._parts += self._stream.push(self._mels.close()) + self._stream.close()
         if not self._parts:
             return None
-        tokens = np.concatenate(self._parts)
+        tokens = _joined(self._parts)
         speech = gate.at(self._stream.first, 25 * self._phases, len(tokens))
         return AudioTokens(self._stream.first, self._phases, tokens, speech)
 
@@ -128,7 +139,7 @@ class _TokenEye:
 
     def close(self, number: int) -> TrackTokens:
         seen = stack_seen(np.concatenate(self._valid), self._reach)
-        return TrackTokens(number, self._first, np.concatenate(self._tokens), seen)
+        return TrackTokens(number, self._first, _joined(self._tokens), seen)
 
 
 class TokenEngine:

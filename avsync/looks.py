@@ -36,11 +36,13 @@ from avsync.watch import hear, see
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
 
-__all__ = ["PIECE_S", "Watcher", "look_around", "look_at_all"]
+__all__ = ["WHOLE_S", "Watcher", "look_around", "look_at_all"]
 
 WINDOW_S = WINDOW_TICKS * TICK_MS / 1000
-#: Files up to this long (s) are looked at as a whole, longer ones in pieces of this length.
-PIECE_S = 300.0
+#: Files up to this long (s) are looked at as a whole, longer ones in pieces of the second length:
+#: a second of sound and a face takes 80 kB.
+WHOLE_S = 450.0
+PIECE_S = 150.0
 #: Picture and sound beyond a stretch that its windows still see (s).
 MARGIN_S = 0.48
 #: Length (s) of the stretches that are looked at in a long file, and how many there are at most
@@ -186,11 +188,11 @@ class Watcher:
                 {i + first_id: v for i, v in found.speaking.items()},
                 {i + first_id: v for i, v in found.share.items()},
             )
-        ids = tuple(i + first_id for i in evidence.track_ids)
+        numbers = {i: i + first_id for i in evidence.track_ids}
         return Look(
             start_s,
             end,
-            replace(evidence, track_ids=ids),
+            merge([evidence.renamed(numbers)]),
             [replace(s, id=s.id + first_id) for s in sights],
             speech_s,
             offset,

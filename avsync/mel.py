@@ -32,6 +32,8 @@ MEL_BANDS = 80
 N_FFT = 512
 WINDOW = 400
 FLOOR = 1e-5
+#: Columns that are computed at once: of 2.6 s, some 2 MB.
+BLOCK = 256
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -84,9 +86,9 @@ def _columns(samples: FloatArray) -> FloatArray:
         return np.full((columns, MEL_BANDS), np.log(np.float32(FLOOR)), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(samples, N_FFT)[::HOP]
     out = np.empty((len(frames), MEL_BANDS), np.float32)
-    for i in range(0, len(frames), 2048):
-        spectrum = np.abs(np.fft.rfft(frames[i : i + 2048] * mel_window(), axis=1))
-        out[i : i + 2048] = np.log(np.maximum(spectrum.astype(np.float32) @ mel_filters(), FLOOR))
+    for i in range(0, len(frames), BLOCK):
+        spectrum = np.abs(np.fft.rfft(frames[i : i + BLOCK] * mel_window(), axis=1))
+        out[i : i + BLOCK] = np.log(np.maximum(spectrum.astype(np.float32) @ mel_filters(), FLOOR))
     return out
 
 

@@ -11,7 +11,7 @@ window's evidence is the sum over the faces: whoever speaks decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,8 @@ DOUBT = 0.1
 #: A window agrees with an offset when its own best shift is within this.
 AGREE_MS = 60.0
 NEAR_MS = 40.0
+#: Windows whose distributions are computed at once.
+BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,16 @@ class Evidence:
         ids = np.array(self.track_ids, np.int64).reshape(-1, 1)
         return np.broadcast_to(ids, self.pairs.shape)
 
+    def renamed(self, names: Mapping[int, int]) -> Evidence:
+        """The same with other track ids; what is not named keeps its own."""
+        owners = self.owners
+        if owners is not None:
+            before, owners = owners, owners.copy()
+            for old, new in names.items():
+                owners[before == old] = new
+        ids = tuple(names.get(i, i) for i in self.track_ids)
+        return replace(self, track_ids=ids, owners=owners)
+
     def __len__(self) -> int:
         return len(self.ticks)
 
@@ -111,20 +123,38 @@ class Evidence:
         """Offsets (S,) in ms as users see them: positive = audio leads (descending)."""
         return (-(np.arange(2 * self.reach + 1) - self.reach) * self.step_ms).astype(np.float32)
 
-    def log_windows(self, scale: float, tracks: Sequence[int] | None = None) -> FloatArray:
-        """Log of each window's robust distribution over shifts, (W, S)."""
-        chosen = list(range(len(self.scores))) if tracks is None else list(tracks)
-        scores = self.scores[chosen]
-        known = np.isfinite(scores)
-        count = np.maximum(known.sum(2, keepdims=True), 1)
-        neutral = np.where(known, scores, 0).sum(2, keepdims=True) / count
-        weight = scale * (self.pairs[chosen] / WINDOW_TICKS)[..., None]
-        logits = weight * (np.where(known, scores, neutral) - neutral)
-        top = logits.max((0, 2), keepdims=True)
-        mass = np.exp(logits - top).sum(0)
-        mass = mass / mass.sum(1, keepdims=True)
-        out: FloatArray = np.log((1 - DOUBT) * mass + DOUBT / mass.shape[1]).astype(np.float32)
+    def log_windows(
+        self,
+        scale: float,
+        tracks: Sequence[int] | None = None,
+        rows: BoolArray | None = None,
+    ) -> FloatArray:
+        """Log of each window's robust distribution over shifts, (W, S).
+
+        Args:
+            tracks: only these rows of ``scores``. rows: (W,) only these windows.
+        """
+        chosen = np.arange(len(self.scores)) if tracks is None else np.array(tracks, np.int64)
+        index = np.arange(len(self)) if rows is None else np.flatnonzero(rows)
+        out = np.empty((len(index), self.scores.shape[2]), np.float32)
+        for i in range(0, len(index), BLOCK):  # of many faces and windows, in a little memory
+            part = np.ix_(chosen, index[i : i + BLOCK])
+            out[i : i + BLOCK] = _log_block(self.scores[part], self.pairs[part], scale)
         return out
+
+
+def _log_block(
+    scores: FloatArray, pairs: npt.NDArray[np.int64], scale: float
+) -> npt.NDArray[np.float64]:
+    known = np.isfinite(scores)
+    count = np.maximum(known.sum(2, keepdims=True), 1)
+    neutral = np.where(known, scores, 0).sum(2, keepdims=True) / count
+    weight = scale * (pairs / WINDOW_TICKS)[..., None]
+    logits = weight * (np.where(known, scores, neutral) - neutral)
+    mass = np.exp(logits - logits.max((0, 2), keepdims=True)).sum(0)
+    mass = mass / mass.sum(1, keepdims=True)
+    out: npt.NDArray[np.float64] = np.log((1 - DOUBT) * mass + DOUBT / mass.shape[1])
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +281,7 @@ def merge(parts: Sequence[Evidence]) -> Evidence:
     takes: list[tuple[int, int, int, Evidence, npt.NDArray[np.int64]]] = []
     free: list[int] = []  # by row, the first window in which it is nobody's
     for start, part in zip(starts, parts, strict=True):
-        for k in range(len(part.track_ids)):
+        for k in range(len(part.scores)):
             where = np.flatnonzero(part.pairs[k])
             if not len(where):
                 continue
@@ -290,12 +320,12 @@ def peak(values: npt.NDArray[np.floating[Any]], best: int) -> float:
 
 def _curve(evidence: Evidence, rows: BoolArray, best: int) -> FloatArray:
     """Mean score (S,) over windows, each from the face that fits best at shift ``best``."""
-    scores = evidence.scores[:, rows]
-    at = np.where(np.isfinite(scores[:, :, best]), scores[:, :, best], -np.inf)
-    chosen = scores[at.argmax(0), np.arange(scores.shape[1])]
+    at = evidence.scores[:, rows, best]
+    at = np.where(np.isfinite(at), at, -np.inf)
+    chosen = evidence.scores[at.argmax(0), np.flatnonzero(rows)]
     known = np.isfinite(chosen)
     mean = np.where(known, chosen, 0).sum(0) / np.maximum(known.sum(0), 1)
-    thin = known.sum(0) < 0.5 * scores.shape[1]
+    thin = known.sum(0) < 0.5 * len(chosen)
     floor = mean[~thin].mean() if (~thin).any() else 0.0
     out: FloatArray = np.where(thin, floor, mean).astype(np.float32)
     return out
@@ -326,7 +356,7 @@ def estimate(
         at: judge this shift index in place of the best one.
     """
     keep = np.ones(len(evidence), bool) if rows is None else rows
-    logs = evidence.log_windows(calibration.scale, tracks)[keep]
+    logs = evidence.log_windows(calibration.scale, tracks, keep)
     total = logs.sum(0)
     best = int(total.argmax()) if at is None else at
     part = evidence

@@ -171,7 +171,7 @@ class _PublishedEye:
             self._tokens.append(self._model.encode_video(windows))
             self._starts.append(at + i + np.flatnonzero(whole))
         keep = min(len(crops), FRAMES - 1)
-        self._crops, self._valid = crops[len(crops) - keep :], valid[len(valid) - keep :]
+        self._crops, self._valid = crops[len(crops) - keep :].copy(), valid[len(valid) - keep :]
 
     def close(self, number: int) -> PublishedTrack:
         return PublishedTrack(

@@ -318,7 +318,9 @@ class VideoTokenStream:
             [self._crops, np.repeat(self._crops[-1:], self._reach, axis=0)]
         )
         count = len(self._crops) - self._ahead - self._reach
-        return [self._encode(count, self._reach)]
+        last = self._encode(count, self._reach)
+        self._crops, self._ahead = self._crops[:0].copy(), 0  # many tracks end before the file does
+        return [last]
 
     def _encode(self, count: int, after: int) -> FloatArray:
         tokens = self._model.encode_video(self._crops[: self._ahead + count + after])

@@ -53,9 +53,7 @@ def continued(before: Look, after: Look) -> Look:
     voices = after.voices
     return replace(
         after,
-        evidence=replace(
-            after.evidence, track_ids=tuple(names.get(i, i) for i in after.evidence.track_ids)
-        ),
+        evidence=after.evidence.renamed(names),
         sights=[replace(s, id=names.get(s.id, s.id)) for s in after.sights],
         voices=Voices(
             tuple(

@@ -15,6 +15,8 @@ __all__ = ["SpeechGate"]
 SAMPLE_RATE = 16_000
 #: Probability from which a chunk counts as speech.
 THRESHOLD = 0.5
+#: Chunks that are handed over at once.
+BLOCK = 32
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -64,9 +66,10 @@ class SpeechGate:
         if not data.any():  # a gap in the sound may be filled with an hour of zeros
             self._found += [0.0] * (whole // self._chunk)
             return
-        chunks = np.clip(data[:whole], -1, 1).reshape(-1, self._chunk).tolist()
+        chunks = np.clip(data[:whole], -1, 1).reshape(-1, self._chunk)
         _use_one_thread()
-        self._found += map(self._vad.process_samples, chunks)
+        for i in range(0, len(chunks), BLOCK):  # as numbers of Python's they take eight times more
+            self._found += map(self._vad.process_samples, chunks[i : i + BLOCK].tolist())
 
     def forget(self, before_s: float) -> None:
         """Drop what was found before a time, s; ``speech_s`` and ``at`` then know the rest."""

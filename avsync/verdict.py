@@ -19,6 +19,7 @@ from avsync.offsets import (
     TrackTokens,
     estimate,
     gather,
+    merge,
     probability,
 )
 from avsync.result import (
@@ -115,7 +116,7 @@ def judge(
     With ``cuts`` (s) the stretches between them are the segments, each judged by itself.
     """
     return judge_evidence(
-        gather(tracks, audio, max_offset_ms=max_offset_ms) if tracks else None,
+        merge([gather(tracks, audio, max_offset_ms=max_offset_ms)]) if tracks else None,
         sights,
         calibration=calibration,
         max_offset_ms=max_offset_ms,

@@ -112,7 +112,7 @@ def test_a_budget_ends_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_whole_film_in_pieces_without_gap() -> None:
     film = Film(lambda t: 1.0, length=1000.0)
     look_at_all(film)  # type: ignore[arg-type]
-    assert film.places == [(0.0, 300.0), (300.0, 600.0), (600.0, None)]
+    assert film.places == [*((150.0 * i, 150.0 * (i + 1)) for i in range(6)), (900.0, None)]
 
 
 def test_merged_evidence_is_in_order_of_time_and_shares_rows() -> None:
@@ -130,6 +130,23 @@ def test_merged_evidence_is_in_order_of_time_and_shares_rows() -> None:
                 assert len(row) == 1
                 np.testing.assert_array_equal(whole.scores[row[0], start + w], number)
     assert (whole.whose == -1).sum() == (whole.pairs == 0).sum()
+
+
+def test_merged_evidence_merges_again() -> None:
+    parts = [evidence(20 * i, 10, {3 * i: (0, 4), 3 * i + 1: (2, 10)}) for i in range(4)]
+    once = merge(parts)
+    twice = merge([merge(parts[2:]), merge(parts[:2])])
+    assert twice.track_ids == once.track_ids == (0, 1, 3, 4, 6, 7, 9, 10)
+    for name in ("ticks", "scores", "pairs", "owners"):
+        np.testing.assert_array_equal(getattr(twice, name), getattr(once, name))
+
+
+def test_merged_evidence_takes_other_names() -> None:
+    both = merge([evidence(0, 10, {1: (0, 4), 2: (5, 10), 3: (0, 10)})])
+    renamed = both.renamed({1: 2, 2: 1})
+    assert renamed.track_ids == (2, 1, 3)
+    for old, new in ((1, 2), (2, 1), (3, 3), (-1, -1)):
+        np.testing.assert_array_equal(renamed.whose == new, both.whose == old)
 
 
 def test_a_face_at_a_seam_keeps_its_number() -> None:

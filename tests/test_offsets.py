@@ -420,6 +420,21 @@ class TestEstimate:
         )
         assert found.features["margin"] == pytest.approx(0.5)
 
+    def test_windows_of_a_long_film_by_themselves(self) -> None:
+        """Hundreds at once, some of them, or each alone: the same."""
+        evidence = flat(windows=600, tracks=2)
+        rng = np.random.default_rng(0)
+        evidence.scores[:] = rng.uniform(-1, 1, evidence.scores.shape)
+        rows = rng.uniform(size=600) < 0.5
+        logs = evidence.log_windows(20.0)
+        np.testing.assert_array_equal(evidence.log_windows(20.0, rows=rows), logs[rows])
+        for w in (0, 255, 256, 511, 512, 599):
+            one = np.arange(600) == w
+            np.testing.assert_array_equal(
+                evidence.log_windows(20.0, [1], one), evidence.log_windows(20.0, [1])[[w]]
+            )
+            np.testing.assert_array_equal(evidence.log_windows(20.0, rows=one), logs[[w]])
+
     def test_few_seen_ticks_weigh_less(self) -> None:
         evidence = flat(windows=2)
         evidence.scores[0, :, 5] = 0.5

@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from token_streams import chunk, random_crops, random_mel, stream_audio, stream_
 
 from avsync._paths import bundled_models_dir
 from avsync.crops import CROP_HEIGHT, CROP_WIDTH
+from avsync.engines import TokenEngine
 from avsync.errors import (
     DependencyMissingError,
     InvalidOptionError,
@@ -125,6 +128,22 @@ class TestVideoTokens:
             done += sum(map(len, stream.push(chunk(random_crops(100, i)))))
             assert len(stream._crops) <= 256 + 100 + 2 * (2 + CONTEXT_REACH)
         assert done >= 2000 - 256 - 5
+
+    def test_tracks_that_ended_keep_their_tokens_only(self, tiny: SyncModel) -> None:
+        """A film with a cut every few seconds has thousands of tracks."""
+        crops = replace(chunk(random_crops(60)), last=True)
+        engine = TokenEngine(tiny)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            eyes = [engine.eye(0) for _ in range(20)]
+            for eye in eyes:
+                eye.push(crops)
+            kept = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert [len(eye.close(i).tokens) for i, eye in enumerate(eyes)] == [60] * 20
+        assert kept < 20 * 120_000  # crops alone would take 20 times 370 kB
 
 
 class TestAudioTokens:
