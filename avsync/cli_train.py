@@ -6,11 +6,12 @@ Everything that needs torch is imported inside the commands.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +19,7 @@ from avsync._console import clean_exit, progress_bar
 from avsync.errors import AVSyncError, DependencyMissingError
 
 if TYPE_CHECKING:
+    from avsync.training.fusion_fit import FusionTrainConfig
     from avsync.training.fusion_runs import TokenCorpus
 
 __all__ = ["app"]
@@ -74,8 +76,15 @@ Variants = Annotated[
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 Windows = Annotated[int, typer.Option(min=3, help="Windows a step, each with seven sounds.")]
 Dim = Annotated[int, typer.Option(min=8, help="Width; a multiple of 8.")]
+Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of numbers left out.")]
+Context = Annotated[
+    bool, typer.Option("--context/--no-context", help="Also see the encoders' context tokens.")
+]
 Prior = Annotated[
-    bool, typer.Option("--prior/--no-prior", help="Begin with the encoders' local cosine.")
+    bool, typer.Option("--prior/--no-prior", help="Begin with the cosine of the encoders' heads.")
+]
+Stride = Annotated[
+    int, typer.Option(min=1, help="Measure only every so many-th window of the dev clips.")
 ]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Seed = Annotated[int, typer.Option(help="Of weights, dropout and batches.")]
@@ -83,6 +92,7 @@ DeviceOption = Annotated[Device, typer.Option(help="Where training runs.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes that read clips.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 CHECKPOINT = Path("models/checkpoint.pt")
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 @contextlib.contextmanager
@@ -109,12 +119,12 @@ def _corpus(
     cleaned: Path | None,
     clips: int | None,
     variants: int,
+    context: bool,
     device: Device,
     jobs: int,
     threads: int,
-    **_: Any,
 ) -> TokenCorpus:
-    """Features and tokens of the clips, made where missing; takes any command's options."""
+    """Features and tokens of the clips, made where missing."""
     import torch
 
     from avsync.training.commands import index_rows
@@ -137,6 +147,7 @@ def _corpus(
             variants=range(variants),
             limit=clips,
             cleaned=cleaned,
+            context=context,
             device=device.value,
             progress=progress,
         )
@@ -197,8 +208,7 @@ def encoder(
         )
 
 
-@app.command()
-def teacher(
+def _network(
     data: Data,
     out: Out,
     cache: Cache = None,
@@ -208,140 +218,129 @@ def teacher(
     clips: Clips = None,
     variants: Variants = 2,
     steps: Steps = 400,
-    windows: Windows = 24,
-    dim: Dim = 352,
+    windows: Windows = 12,
+    dim: Dim = 64,
+    dropout: Dropout = 0.1,
+    context: Context = True,
     prior: Prior = True,
-    learning_rate: Rate = 4e-4,
+    learning_rate: Rate = 1e-3,
     seed: Seed = 0,
+    stride: Stride = 3,
     jobs: Jobs = 2,
     threads: Threads = 1,
     device: DeviceOption = Device.cpu,
 ) -> None:
+    """What the commands that train cross-attention networks all take."""
+
+
+def _takes_network(**defaults: Any) -> Callable[[Command], Command]:
+    """Put the options of :func:`_network` before a command's own, some with other defaults."""
+
+    def extend(command: Command) -> Command:
+        shared = inspect.signature(_network, eval_str=True).parameters.values()
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        every = [p.replace(default=defaults.get(p.name, p.default)) for p in shared]
+        every += [p for p in own if p.kind is not p.VAR_KEYWORD]
+        keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in every]
+        command.__dict__["__signature__"] = inspect.Signature(keywords)
+        return command
+
+    return extend
+
+
+@app.command()
+@_takes_network(dim=352, learning_rate=4e-4)
+def teacher(**options: Any) -> None:
     """Train a wide cross-attention network over the encoders' tokens."""
-    options = locals()
     with _session():
         _train(**options)
 
 
 @app.command()
+@_takes_network()
 def student(
-    data: Data,
-    out: Out,
     teacher: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A teacher's state.pt.")
     ] = None,
     loss: Annotated[Loss, typer.Option(help="How it learns from the teacher.")] = Loss.mtd,
-    cache: Cache = None,
-    tokens: Tokens = None,
-    encoder: Checkpoint = CHECKPOINT,
-    cleaned: Cleaned = None,
-    clips: Clips = None,
-    variants: Variants = 2,
-    steps: Steps = 400,
-    windows: Windows = 24,
-    dim: Dim = 64,
-    prior: Prior = True,
-    learning_rate: Rate = 1e-3,
-    seed: Seed = 0,
-    jobs: Jobs = 2,
-    threads: Threads = 1,
-    device: DeviceOption = Device.cpu,
+    **options: Any,
 ) -> None:
     """Train a narrow cross-attention network, with a teacher's help or without."""
-    options = locals()
     with _session():
         if teacher is None and loss is not Loss.none:
             raise AVSyncError(f"loss '{loss.value}' needs a teacher: give --teacher RUN/state.pt")
-        _train(**options)
+        _train(teacher=teacher, loss=loss, **options)
 
 
-def _train(
+def _prepared(
     *,
-    out: Path,
     dim: int,
+    dropout: float,
     prior: bool,
+    context: bool,
+    device: Device,
     steps: int,
     windows: int,
     learning_rate: float,
     seed: int,
-    device: Device,
-    teacher: Path | None = None,
-    loss: Loss = Loss.none,
     **more: Any,
-) -> None:
+) -> tuple[TokenCorpus, FusionTrainConfig]:
+    """Tokens and configuration that a command's options ask for."""
     from avsync.training.fusion import FusionConfig
     from avsync.training.fusion_fit import FusionTrainConfig
-    from avsync.training.fusion_runs import train
 
-    corpus = _corpus(out=out, device=device, **more)
-    config = FusionTrainConfig(
-        fusion=FusionConfig.on(corpus.encoder, dim=dim, prior=prior),
-        loss=loss.value,
+    corpus = _corpus(context=context, device=device, **more)
+    widths = {"dim": dim, "dropout": dropout, "prior": prior}
+    return corpus, FusionTrainConfig(
+        fusion=FusionConfig.on(corpus.encoder, context=context, **widths),
         steps=steps,
         windows=windows,
         learning_rate=learning_rate,
         seed=seed,
         bf16=device is Device.cuda,
     )
-    with progress_bar(f"{steps} steps") as progress:
+
+
+def _train(
+    stride: int, teacher: Path | None = None, loss: Loss = Loss.none, **options: Any
+) -> None:
+    from avsync.training.fusion_runs import train
+
+    corpus, config = _prepared(**options)
+    config = config.model_copy(update={"loss": loss.value})
+    with progress_bar(f"{config.steps} steps") as progress:
         figures = train(
-            corpus, out, config, teacher=teacher, device=device.value, progress=progress
+            corpus,
+            options["out"],
+            config,
+            teacher=teacher,
+            stride=stride,
+            device=options["device"].value,
+            progress=progress,
         )
     typer.echo(json.dumps(figures))
 
 
 @app.command()
+@_takes_network()
 def table(
-    data: Data,
-    out: Out,
     teacher: Annotated[Path, typer.Option(metavar="FILE", help="A teacher's state.pt.")],
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every loss.")] = 2,
-    stride: Annotated[
-        int, typer.Option(min=1, help="Measure only every so many-th window of the dev clips.")
-    ] = 3,
-    cache: Cache = None,
-    tokens: Tokens = None,
-    encoder: Checkpoint = CHECKPOINT,
-    cleaned: Cleaned = None,
-    clips: Clips = None,
-    variants: Variants = 2,
-    steps: Steps = 300,
-    windows: Windows = 12,
-    dim: Dim = 64,
-    prior: Prior = True,
-    learning_rate: Rate = 1e-3,
-    jobs: Jobs = 2,
-    threads: Threads = 1,
-    device: DeviceOption = Device.cpu,
+    **options: Any,
 ) -> None:
-    """Train the same student under every distillation loss; print the table."""
-    options = locals()
+    """Train the same student under every distillation loss, in step; print the table."""
     with _session():
-        from avsync.training.fusion import FusionConfig
-        from avsync.training.fusion_fit import FusionTrainConfig
         from avsync.training.fusion_runs import distil_all, distillation_table
 
-        corpus = _corpus(**options)
-        config = FusionTrainConfig(
-            fusion=FusionConfig.on(corpus.encoder, dim=dim, prior=prior),
-            steps=steps,
-            windows=windows,
-            learning_rate=learning_rate,
-        )
+        stride, out, device = options.pop("stride"), options["out"], options["device"].value
+        corpus, config = _prepared(**options)
         with progress_bar(f"{len(Loss)} losses") as progress:
-            distil_all(
-                corpus,
-                out,
-                teacher,
-                config,
-                seeds=range(seeds),
-                device=device.value,
-                progress=progress,
-            )
+            more: dict[str, Any] = {"device": device, "progress": progress}
+            distil_all(corpus, out, teacher, config, seeds=range(seeds), **more)
         with progress_bar("measuring") as progress:
             (out / "table.json").unlink(missing_ok=True)
             distillation_table(
-                corpus, out, teacher, stride=stride, device=device.value, progress=progress
+                corpus, out, teacher, stride=stride, device=device, progress=progress
             )
         typer.echo((out / "table.md").read_text("utf-8"))
 

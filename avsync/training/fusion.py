@@ -4,9 +4,11 @@ The VocaLiST family on top of a frozen encoder pair: audio tokens attend to vide
 video to audio (VA), and the first to the second (fusion); the pooled answer is one logit.
 Source: Kadandale et al., "VocaLiST", Interspeech 2022. What differs from the published network:
 the front end is the shipped encoder pair's trunk (a video token sees five frames, an audio token
-17 mel columns), the audio comes at two tokens a tick, positions are the tokens' times in half
-ticks for both, nothing but padding is masked, and the logit starts from the cosine of the frozen
-local heads, so that training begins with what the encoders already know.
+17 mel columns), on wish beside the context stack's tokens, the audio comes at two tokens a tick,
+positions are the tokens' times in half ticks for both, nothing but padding is masked, and the
+logit may start from the cosine of the frozen heads, so that training begins with what the encoders
+already know. Without that start a network does learn from nothing: fast from context tokens, slowly
+from the trunk's alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avsync.training.attention import CrossAttentionLayer, LayerRelations
-from avsync.training.encoder import SyncEncoder
+from avsync.training.encoder import LOCAL_SHARE, SyncEncoder
 from avsync.training.networks import Fusion
 
 __all__ = ["MAX_TICKS", "FusionConfig", "FusionNetwork", "audio_span", "parameters"]
@@ -32,12 +34,18 @@ HIDDEN = -1e4
 
 
 class FusionConfig(BaseModel):
-    """Widths of one fusion network. ``prior``: start from the encoders' local cosine."""
+    """Widths of one fusion network.
+
+    ``context_dim``: width of the encoders' context heads where tokens are the trunk's followed by
+    the context stack's, each of ``token_dim``; 0: the trunk's alone. ``prior``: start from the
+    encoders' cosine of such tokens, which with both is the score that ships.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     token_dim: int = 256
     local_dim: int = 128
+    context_dim: int = 0
     dim: int = 96
     heads: int = 8
     layers: int = 4
@@ -45,10 +53,16 @@ class FusionConfig(BaseModel):
     prior: bool = True
 
     @classmethod
-    def on(cls, encoder: SyncEncoder, **widths: Any) -> FusionConfig:
+    def on(cls, encoder: SyncEncoder, *, context: bool = False, **widths: Any) -> FusionConfig:
         """A configuration that fits an encoder pair."""
         e = encoder.config
-        return cls(token_dim=e.dim, local_dim=e.local_dim, **widths)
+        wide = e.context_dim if context else 0
+        return cls(token_dim=e.dim, local_dim=e.local_dim, context_dim=wide, **widths)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token as it comes in."""
+        return self.token_dim * (2 if self.context_dim else 1)
 
 
 def audio_span(ticks: int) -> int:
@@ -95,12 +109,11 @@ def _times(dim: int) -> Tensor:
 
 
 class FusionNetwork(nn.Module):
-    """Logit of "in sync" for windows of trunk tokens.
+    """Logit of "in sync" for windows of trunk tokens, or of trunk and context tokens.
 
     Args:
         config: widths.
-        encoder: whose local heads give the prior; without it they are random until a state is
-            loaded.
+        encoder: whose heads give the prior; without it they are random until a state is loaded.
     """
 
     _times: Tensor
@@ -108,27 +121,47 @@ class FusionNetwork(nn.Module):
     def __init__(self, config: FusionConfig, encoder: SyncEncoder | None = None) -> None:
         super().__init__()
         self.config = config
-        self.video_in = nn.Linear(config.token_dim, config.dim)
-        self.audio_in = nn.Linear(config.token_dim, config.dim)
+        self.video_in = nn.Linear(config.width, config.dim)
+        self.audio_in = nn.Linear(config.width, config.dim)
         self.av = _Stack(config)
         self.va = _Stack(config)
         self.fusion = _Stack(config)
         self.fc = nn.Linear(config.dim, config.dim)
         self.classifier = nn.Linear(config.dim, 1)
         self.register_buffer("_times", _times(config.dim), persistent=False)
-        self.video_local = nn.Linear(config.token_dim, config.local_dim).requires_grad_(False)
-        self.audio_local = nn.Linear(config.token_dim, config.local_dim).requires_grad_(False)
-        if encoder is not None:
-            self.video_local.load_state_dict(encoder.video.local.state_dict())
-            self.audio_local.load_state_dict(encoder.audio.local.state_dict())
+        widths = {"local": config.local_dim, "wide": config.context_dim}
+        for name in ("video", "audio"):
+            for head, width in widths.items():
+                if width:
+                    own = nn.Linear(config.token_dim, width).requires_grad_(False)
+                    if encoder is not None:
+                        tower = getattr(encoder, name)
+                        own.load_state_dict(getattr(tower, head).state_dict())
+                    setattr(self, f"{name}_{head}", own)
         self.prior_log_scale = nn.Parameter(torch.tensor(10.0).log())
         if config.prior:
             nn.init.zeros_(self.classifier.weight)
 
     def cosine(self, video: Tensor, audio: Tensor) -> Tensor:
-        """(B, W) local cosines of each video token and the audio token of the same tick."""
-        seen, heard = self.video_local(video), self.audio_local(audio[:, 1::2])
-        return functional.cosine_similarity(seen, heard, dim=-1)
+        """(B, W) what the encoders' heads say of each video token and the audio of its tick.
+
+        The local cosine; with context tokens the product of the tokens that ship.
+        """
+        seen, heard = (x.split(self.config.token_dim, -1) for x in (video, audio[:, 1::2]))
+        near = functional.cosine_similarity(
+            self.video_local(seen[0]), self.audio_local(heard[0]), dim=-1
+        )
+        if not self.config.context_dim:
+            return near
+        wide = functional.cosine_similarity(
+            self.video_wide(seen[1]), self.audio_wide(heard[1]), dim=-1
+        )
+        return LOCAL_SHARE * near + (1 - LOCAL_SHARE) * wide
+
+    def _even(self, tokens: Tensor) -> Tensor:
+        """Each part of the tokens to mean 0 and spread 1."""
+        parts = tokens.unflatten(-1, (-1, self.config.token_dim))
+        return functional.layer_norm(parts, parts.shape[-1:]).flatten(-2)
 
     def forward(
         self,
@@ -140,8 +173,8 @@ class FusionNetwork(nn.Module):
         """The answer for B pairs.
 
         Args:
-            video: (B, W, token_dim), W from 1 to :data:`MAX_TICKS`.
-            audio: (B, 2 W + 1, token_dim): token 2 w + 1 is centred on video token w.
+            video: (B, W, width), W from 1 to :data:`MAX_TICKS`.
+            audio: (B, 2 W + 1, width): token 2 w + 1 is centred on video token w.
             seen: (B, W) bool, heard: (B, 2 W + 1) bool: which tokens are there (default all);
                 at least one of each.
 
@@ -149,10 +182,8 @@ class FusionNetwork(nn.Module):
             Logits (B,), the fusion stack's tokens (B, 2 W + 1, dim) and all relations.
         """
         half = audio.shape[1]
-        v = functional.layer_norm(video, video.shape[-1:])
-        a = functional.layer_norm(audio, audio.shape[-1:])
-        v_tokens = self.video_in(v) + self._times[1:half:2]
-        a_tokens = self.audio_in(a) + self._times[:half]
+        v_tokens = self.video_in(self._even(video)) + self._times[1:half:2]
+        a_tokens = self.audio_in(self._even(audio)) + self._times[:half]
         no_video, no_audio = _mask(seen, video), _mask(heard, audio)
         av, av_known = self.av(a_tokens, v_tokens, no_video)
         va, va_known = self.va(v_tokens, a_tokens, no_audio)

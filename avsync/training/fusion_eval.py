@@ -63,7 +63,7 @@ def cosine_rows(encoder: SyncEncoder, clip: TokenClip) -> FloatArray:
     """Scores (T, 31) of all tokens at whole ticks: what the shipped tokens' product is."""
     parts = []
     for tower, tokens in ((encoder.video, clip.video), (encoder.audio, clip.audio[2::2])):
-        x = torch.from_numpy(tokens).float()[None]
+        x = torch.from_numpy(tokens[:, : encoder.config.dim]).float()[None]
         local = functional.normalize(tower.local(x), dim=-1)
         wide = functional.normalize(tower.wide(tower.context(x)), dim=-1)
         parts.append(shipped(local, wide)[0])

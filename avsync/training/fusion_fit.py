@@ -30,7 +30,7 @@ from avsync.training.networks import Fusion
 __all__ = ["LENGTHS", "FusionTrainConfig", "FusionTrainer", "hard_loss", "load_fusion", "run"]
 
 #: Window lengths (ticks) and how often each is drawn.
-LENGTHS = {1: 0.5, 3: 0.25, 5: 0.15, 11: 0.1}
+LENGTHS = {1: 0.2, 5: 0.3, 11: 0.4, 15: 0.1}
 
 
 class FusionTrainConfig(BaseModel):
@@ -41,7 +41,7 @@ class FusionTrainConfig(BaseModel):
     fusion: FusionConfig = FusionConfig()
     loss: str = "none"
     steps: int = 400
-    windows: int = 24
+    windows: int = 12
     lengths: dict[int, float] = LENGTHS
     learning_rate: float = 1e-3
     warmup: int = 40

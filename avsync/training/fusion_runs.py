@@ -20,7 +20,7 @@ from avsync.training.fusion_data import FusionSampler
 from avsync.training.fusion_eval import evaluate
 from avsync.training.fusion_fit import FusionTrainConfig, FusionTrainer, load_fusion, run
 from avsync.training.losses import LOSSES
-from avsync.training.token_cache import WHOLE, TokenClip, cache_tokens, load_tokens
+from avsync.training.token_cache import WHOLE, TokenClip, cache_tokens, load_tokens, with_context
 
 __all__ = [
     "METHODS",
@@ -80,6 +80,7 @@ def prepare(
     ticks: int = 48,
     limit: int | None = None,
     cleaned: Path | None = None,
+    context: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> TokenCorpus:
@@ -92,6 +93,7 @@ def prepare(
         limit: so many training clips, speakers taking turns (default all).
         cleaned: ``cleaned.json`` of an encoder run: clips of unsure sync are re-centred or
             dropped by it; without it only clips of trusted sync are taken.
+        context: give the context stack's tokens too.
     """
     encoder = load_weights(checkpoint)
     late: dict[str, float] = {}
@@ -127,13 +129,16 @@ def prepare(
             device=device,
             progress=report,
         )
-    clips = load_tokens(tokens, train, variants)
+    clips, seen = load_tokens(tokens, train, variants), load_tokens(tokens, dev, [WHOLE])
     if not clips:
         raise AVSyncError(f"{cache}: no features of training clips; run `avsync train cache` first")
+    encoder = encoder.cpu()
+    if context:
+        clips, seen = ([with_context(encoder, c) for c in some] for some in (clips, seen))
     groups = {k: str(rows[k].get("source")) for k in train}
     if len(set(groups.values())) < 2:
         groups = {k: str(rows[k].get("speaker") or k) for k in train}
-    return TokenCorpus(encoder.cpu(), clips, load_tokens(tokens, dev, [WHOLE]), weights, groups)
+    return TokenCorpus(encoder, clips, seen, weights, groups)
 
 
 def train(
@@ -142,6 +147,8 @@ def train(
     config: FusionTrainConfig,
     *,
     teacher: Path | None = None,
+    frames: Sequence[int] = (5, 15),
+    stride: int = 3,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, float]:
@@ -153,8 +160,10 @@ def train(
         trainer.load(state)
     sampler = corpus.sampler(config, seed=config.seed + 1000 * trainer.done)
     run(trainer, sampler, out, progress=progress)
-    figures = evaluate(trainer.average, corpus.dev, encoder=corpus.encoder) if corpus.dev else {}
-    figures |= _sizes(trainer.average, corpus.encoder)
+    network, encoder = trainer.average, corpus.encoder
+    figures = _sizes(network, encoder)
+    if corpus.dev:
+        figures |= evaluate(network, corpus.dev, encoder=encoder, frames=frames, stride=stride)
     (out / "dev.json").write_text(json.dumps(figures, indent=1) + "\n")
     return figures
 
@@ -179,7 +188,8 @@ def distil_all(
     """The same student under every loss: same steps, same batches, the same seeds.
 
     All students go in step, so that the teacher answers each batch once; a seed changes the
-    initial weights and the dropout, not the batches. States go to ``out/LOSS-SEED.pt``.
+    initial weights and the dropout, not the batches. States go to ``out/LOSS-SEED.pt``, from which
+    a run that was cut short goes on.
     """
     unknown = set(losses) - set(LOSSES)
     if unknown:
@@ -192,22 +202,31 @@ def distil_all(
             trainers[f"{loss}-{seed}"] = FusionTrainer(
                 own, corpus.encoder, teacher=taught, device=device
             )
-    sampler = corpus.sampler(config, seed=config.seed)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "log.jsonl").open("w") as log:
-        for n in range(config.steps):
+    files = {name: out / f"{name}.pt" for name in trainers}
+    if all(file.exists() for file in files.values()):
+        for name, trainer in trainers.items():
+            trainer.load(files[name])
+    done = {trainer.done for trainer in trainers.values()}
+    if len(done) > 1:
+        raise AVSyncError(f"{out}: students of different steps; give another --out")
+    first = done.pop()
+    sampler = corpus.sampler(config, seed=config.seed + 1000 * first)
+    with (out / "log.jsonl").open("a" if first else "w") as log:
+        for n in range(first, config.steps):
             batch = sampler.draw(config.windows).to(torch.device(device))
             with torch.no_grad():
                 answer = taught(*batch.pairs())
             line: dict[str, float] = {"step": n + 1}
             for name, trainer in trainers.items():
-                line[name] = round(trainer.step(batch, answer)["total"], 4)
+                line[name] = round(trainer.step(batch, answer)["shift"], 4)
             log.write(json.dumps(line) + "\n")
             log.flush()
+            if trainer.done % config.save_every == 0 or trainer.done == config.steps:
+                for name, trainer in trainers.items():
+                    trainer.save(files[name])
             if progress is not None:
                 progress((n + 1) / config.steps)
-    for name, trainer in trainers.items():
-        trainer.save(out / f"{name}.pt")
 
 
 def distillation_table(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,15 @@ from avsync.training.data import COLUMNS_A_TICK, ClipFeatures, load_features
 from avsync.training.encoder import FRAME_STACK, SyncEncoder
 from avsync.training.fit import MARGIN, SHIFTS, SILENCE, Sampler
 
-__all__ = ["CLEAN", "WHOLE", "TokenClip", "cache_tokens", "load_tokens", "trunk_tokens"]
+__all__ = [
+    "CLEAN",
+    "WHOLE",
+    "TokenClip",
+    "cache_tokens",
+    "load_tokens",
+    "trunk_tokens",
+    "with_context",
+]
 
 #: Variants: the whole clip as it is, for evaluation; a stretch as it is; from 1 on, augmented.
 WHOLE = -1
@@ -36,7 +45,8 @@ MIN_TICKS = 24
 class TokenClip:
     """A stretch of one clip.
 
-    ``video`` (T, d) float16; ``audio`` (2 (T + 32), d) float16 in half ticks: video token t at
+    d numbers of the trunk, or by :func:`with_context` 2 d. ``video`` (T, d) float16; ``audio``
+    (2 (T + 32), d) float16 in half ticks: video token t at
     shift s (0 … 30, 15 = none) is centred on audio token ``2 (t + s + 1)``; ``known`` says which
     audio tokens rest on sound that is there. ``shift``: the true one (fractional).
     """
@@ -206,3 +216,19 @@ def load_tokens(
             except (OSError, ValueError, KeyError, zlib.error) as err:
                 raise AVSyncError(f"{file}: damaged ({err}); delete it and cache again") from err
     return found
+
+
+@torch.no_grad()
+def with_context(encoder: SyncEncoder, clip: TokenClip) -> TokenClip:
+    """The clip with each trunk token followed by what the encoder's context stack makes of it."""
+
+    def widen(tower: Any, tokens: npt.NDArray[np.float16], phases: int) -> npt.NDArray[np.float16]:
+        lanes = torch.from_numpy(tokens).float().unflatten(0, (-1, phases)).transpose(0, 1)
+        wide = tower.context(lanes).transpose(0, 1).flatten(0, 1)
+        return np.concatenate([tokens, wide.half().numpy()], 1)
+
+    return replace(
+        clip,
+        video=widen(encoder.video, clip.video, 1),
+        audio=widen(encoder.audio, clip.audio, PHASES),
+    )

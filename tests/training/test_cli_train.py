@@ -94,6 +94,13 @@ def test_teacher_student_table_and_shards(tmp_path: Path) -> None:
     assert json.loads(taught.output)["parameters"] < figures["parameters"]
     config = json.loads((tmp_path / "student" / "config.json").read_text())
     assert (config["loss"], config["steps"]) == ("mtd", 2)
+    assert config["fusion"]["context_dim"] == 8
+    shown = run(
+        "table", *common, "--teacher", state, "--out", str(tmp_path / "table"), "--dim", "8"
+    )
+    assert [line.split(" |")[0] for line in shown.output.strip().splitlines()[2:]] == [
+        "| teacher", "| none", "| kd", "| fitnet", "| rkd", "| minilm", "| mtd",
+    ]  # fmt: skip
     shards = run("pack", *common[:4], "--out", str(tmp_path / "shards"))
     assert "shard-000.zip" in shards.output
     first = str(tmp_path / "shards" / "shard-000.zip")

@@ -20,7 +20,12 @@ from avsync.training.fusion import (  # noqa: E402
     parameters,
 )
 from avsync.training.fusion_data import CANDIDATES, FusionSampler  # noqa: E402
-from avsync.training.fusion_eval import area_under_roc, evaluate, window_scores  # noqa: E402
+from avsync.training.fusion_eval import (  # noqa: E402
+    area_under_roc,
+    cosine_rows,
+    evaluate,
+    window_scores,
+)
 from avsync.training.fusion_fit import (  # noqa: E402
     FusionTrainConfig,
     FusionTrainer,
@@ -38,7 +43,7 @@ from avsync.training.fusion_runs import (  # noqa: E402
     table_markdown,
 )
 from avsync.training.losses import LOSSES  # noqa: E402
-from avsync.training.token_cache import TokenClip  # noqa: E402
+from avsync.training.token_cache import TokenClip, with_context  # noqa: E402
 
 WIDTH = 16
 SMALL = FusionConfig(token_dim=WIDTH, local_dim=8, dim=16, heads=2, layers=2, dropout=0.0)
@@ -112,6 +117,25 @@ class TestNetwork:
             cosine = (v * a).sum(-1).mean(1)
             want = 10 * cosine + network.classifier.bias
             torch.testing.assert_close(network(video, audio).logits, want, atol=1e-4, rtol=0)
+
+    def test_context_tokens_give_the_score_that_ships(self) -> None:
+        """The prior over trunk and context tokens is the mean product of the shipped tokens."""
+        torch.manual_seed(0)
+        encoder = SyncEncoder(EncoderConfig(dim=WIDTH, local_dim=8, context_dim=4)).eval()
+        config = FusionConfig.on(encoder, context=True, dim=16, heads=2, layers=1)
+        network = FusionNetwork(config, encoder).eval()
+        film = clip(2)
+        wide = with_context(encoder, film)
+        assert wide.video.shape == (40, 2 * WIDTH)
+        assert wide.audio.shape == (144, 2 * WIDTH)
+        np.testing.assert_array_equal(wide.video[:, :WIDTH], film.video)
+        shipped = cosine_rows(encoder, film)
+        np.testing.assert_array_equal(cosine_rows(encoder, wide), shipped)
+        logits, cosines = window_scores(network, wide, [4], 7)
+        np.testing.assert_allclose(cosines[0], shipped[4:11].mean(0), atol=2e-3)
+        np.testing.assert_allclose(
+            logits[0], 10 * cosines[0] + network.classifier.bias.item(), atol=1e-4
+        )
 
     def test_student_is_small_with_the_front_end_counted(self) -> None:
         with torch.device("meta"):
@@ -278,13 +302,20 @@ def test_table_runs_every_loss_on_the_same_batches(tmp_path: Path) -> None:
     config = FusionTrainConfig(fusion=PLAIN, steps=2, windows=3, lengths={3: 1.0}, warmup=1)
     FusionTrainer(config, tokens.encoder).save(tmp_path / "teacher.pt")
     out, teacher = tmp_path / "table", tmp_path / "teacher.pt"
-    distil_all(tokens, out, teacher, config, losses=("none", "kd"))
+    cut = config.model_copy(update={"steps": 1})
+    distil_all(tokens, out, teacher, cut, losses=("none", "kd"))
+    distil_all(tokens, out, teacher, config, losses=("none", "kd"))  # goes on with the second step
     rows = distillation_table(tokens, out, teacher)
     assert [(r["loss"], r["seed"]) for r in rows] == [
         ("teacher", 0), ("none", 0), ("none", 1), ("kd", 0), ("kd", 1),
     ]  # fmt: skip
     assert all("joint_5" in r for r in rows)
-    first = json.loads((tmp_path / "table" / "log.jsonl").read_text().splitlines()[0])
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2]
+    first = log[0]
     assert set(first) == {"step", "none-0", "none-1", "kd-0", "kd-1"}
     assert first["none-0"] != first["none-1"]
     assert "| kd |" in (tmp_path / "table" / "table.md").read_text()
+    FusionTrainer(config, tokens.encoder).save(out / "none-0.pt")
+    with pytest.raises(AVSyncError, match="different steps"):
+        distil_all(tokens, out, teacher, config, losses=("none", "kd"))
