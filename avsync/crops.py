@@ -34,8 +34,12 @@ CROP_WIDTH = 112
 EYE_DISTANCE_PX = 88.0
 #: The crop's centre lies this far below the mouth's centre (eye distances): lips and chin fit.
 BELOW_MOUTH = 0.08
-#: Side of the square face patch kept per tick until its smoothed pose is known.
-PATCH_SIDE = 256
+#: Pixels that a face patch's side has at least where the picture has them.
+PATCH_SIDE = 192
+#: What is kept of a tick until its smoothed pose is known: a square this many times the longer
+#: side of the face's box, whose middle lies this far (longer sides) below the box's.
+KEPT = 1.5
+KEPT_BELOW = 0.2
 
 #: Face-mesh indices that do not move with speech.
 STABLE = np.array([33, 133, 362, 263, 168, 6, 98, 327, 234, 454, 127, 356, 10])
@@ -123,9 +127,10 @@ def _rotation(angle: float) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class FacePatch:
-    """A square of the picture around a face: (pixels, pixels, 3) uint8 RGB, or grey (luma) 2-D.
+    """A square of the picture around a face: (n, n, 3) uint8 RGB, or grey (luma) 2-D.
 
-    Picture point ``p`` lies at ``(p - origin) * zoom`` in the patch.
+    Its pixels are the picture's own, or averages of squares of them. Picture point ``p`` lies at
+    ``(p - origin) * zoom`` in the patch; whole numbers are the pixels' middles.
     """
 
     image: CropArray
@@ -145,37 +150,27 @@ class FacePatch:
     ) -> FacePatch:
         """Cut the square of ``side`` picture pixels around ``centre``; ``grey`` beyond the edge.
 
-        ``luma``: without colour, (pixels, pixels).
+        From twice ``pixels`` on it is brought down by a whole number, to no less than ``pixels``.
+        ``luma``: without colour.
         """
-        origin = centre - side / 2
-        zoom = pixels / side
-        x0, y0 = np.floor(origin).astype(int)
-        x1, y1 = np.ceil(origin + side).astype(int)
+        shrink = max(1, int(side / pixels))
+        count = int(np.ceil(side / shrink)) + 1
+        x, y = (int(v) for v in np.floor(centre - side / 2))
         height, width = picture.shape
-        cx0, cy0 = int(np.clip(x0, 0, width)), int(np.clip(y0, 0, height))
-        cx1, cy1 = int(np.clip(x1, 0, width)), int(np.clip(y1, 0, height))
-        if cx0 >= cx1 or cy0 >= cy1:
-            shape = (pixels, pixels) if luma else (pixels, pixels, 3)
-            return cls(np.full(shape, grey, np.uint8), origin, zoom)
-        look = picture.grey if luma else picture.region
-        inner = look(cx0, cy0, cx1, cy1)
-        # Whole pixels are averaged first: quick, and what is left is less than a factor of two.
-        shrink = min(int(1 / zoom), *inner.shape[:2]) if zoom < 0.5 else 1
-        if shrink > 1:
-            tall, wide = inner.shape[0] // shrink, inner.shape[1] // shrink
-            inner = np.ascontiguousarray(inner[: tall * shrink, : wide * shrink])
-            inner = np.asarray(cv2.resize(inner, (wide, tall), interpolation=cv2.INTER_AREA))
-        gain = 1 / shrink
-        matrix = np.array(
-            [
-                [zoom / gain, 0, (cx0 - origin[0] + 0.5 / gain - 0.5) * zoom],
-                [0, zoom / gain, (cy0 - origin[1] + 0.5 / gain - 0.5) * zoom],
-            ]
-        )
-        patch = cv2.warpAffine(
-            inner, matrix, (pixels, pixels), flags=cv2.INTER_LINEAR, borderValue=(grey, grey, grey)
-        )
-        return cls(np.asarray(patch, np.uint8), origin, zoom)
+        left, top = max(0, -(x // shrink)), max(0, -(y // shrink))
+        right, bottom = min(count, (width - x) // shrink), min(count, (height - y) // shrink)
+        image = None
+        if left < right and top < bottom:
+            look = picture.grey if luma else picture.region
+            ends = (x + right * shrink, y + bottom * shrink)
+            image = look(x + left * shrink, y + top * shrink, *ends, shrink=shrink)
+        if image is None or (bottom - top, right - left) != (count, count):
+            square = np.full((count, count) if luma else (count, count, 3), grey, np.uint8)
+            if image is not None:
+                square[top:bottom, left:right] = image
+            image = square
+        origin = np.array([x, y]) + (shrink - 1) / 2
+        return cls(np.ascontiguousarray(image), origin, 1 / shrink)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +222,11 @@ class CropMaker:
     _out: list[tuple[CropArray, bool, FloatArray, float, float]] = field(default_factory=list)
     _out_first: int = 0
 
-    def keep(
-        self, picture: Picture, window: tuple[FloatArray, float], box: FloatArray
-    ) -> FacePatch:
-        """What is kept of a tick's picture until its crop is made: the luma of the mesh's window.
-
-        ``window``: centre and side of the square that the mesh looks at, in picture pixels.
-        """
-        return FacePatch.cut(picture, *window, luma=True)
+    def keep(self, picture: Picture, box: FloatArray) -> FacePatch:
+        """What is kept of a tick's picture until its crop is made: the luma around the box."""
+        longer = max(2.0, float((box[2:] - box[:2]).max()))
+        centre = (box[:2] + box[2:]) / 2 + [0, KEPT_BELOW * longer]
+        return FacePatch.cut(picture, centre, KEPT * longer, luma=True)
 
     def push(
         self, tick: int, patch: FacePatch, box: FloatArray, pose: Pose | None, *, fresh: bool
@@ -288,15 +280,14 @@ class CropMaker:
 
     def _render(self, start: int, stop: int) -> None:
         filled = self._filled()
-        for i in range(start, stop):
+        poses = [None] * (stop - start) if filled is None else _smoothed(filled[0], start, stop)
+        for i, pose in enumerate(poses, start):
             item = self._ticks[i]
-            if filled is None:
-                self._out.append((self.draw(item.patch, None), False, item.box, 0.0, 0.0))
-                continue
-            rows, away = filled
-            pose = _smoothed(rows, i)
-            valid = bool(item.fresh and away[i] <= self.max_hole)
             crop = self.draw(item.patch, pose)
+            if filled is None or pose is None:
+                self._out.append((crop, False, item.box, 0.0, 0.0))
+                continue
+            valid = bool(item.fresh and filled[1][i] <= self.max_hole)
             self._out.append((crop, valid, item.box, pose.opening, pose.scale))
         self._done = stop
 
@@ -307,15 +298,15 @@ class CropMaker:
         return _warp(patch, pose)
 
 
-def _smoothed(rows: FloatArray, i: int) -> Pose:
-    """The head's pose at tick ``i`` as neighbours see it; the opening is the tick's own."""
-    low = max(0, i - POSE_HALF)
-    near = rows[low : i + POSE_HALF + 1]
-    weights = np.exp(-0.5 * ((np.arange(low, low + len(near)) - i) / 1.5) ** 2)
-    row = weights @ near / weights.sum()
-    row[4:6] = rows[max(0, i - PLACE_HALF) : i + PLACE_HALF + 1, 4:6].mean(0)
-    row[6] = rows[i, 6]
-    return Pose.of_row(row)
+def _smoothed(rows: FloatArray, start: int, stop: int) -> list[Pose]:
+    """The head's poses at ticks ``start`` … as neighbours see it; each opening is its own."""
+    away = np.arange(start, stop)[:, None] - np.arange(len(rows))
+    near = np.exp(-0.5 * (away / 1.5) ** 2) * (np.abs(away) <= POSE_HALF)
+    wide = (np.abs(away) <= PLACE_HALF).astype(float)
+    out = near / near.sum(1, keepdims=True) @ rows
+    out[:, 4:6] = wide / wide.sum(1, keepdims=True) @ rows[:, 4:6]
+    out[:, 6] = rows[start:stop, 6]
+    return [Pose.of_row(row) for row in out]
 
 
 def crop_matrix(pose: Pose) -> FloatArray:

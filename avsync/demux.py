@@ -115,7 +115,9 @@ def reason(err: BaseException) -> str:
 
 def seconds(pts: int | None, time_base: Fraction | None) -> float | None:
     """Return a time stamp in seconds on the container's clock."""
-    return None if pts is None or time_base is None else float(pts * time_base)
+    if pts is None or time_base is None:
+        return None
+    return pts * time_base.numerator / time_base.denominator  # as exact as the fraction's float
 
 
 _UNKNOWN = SimpleNamespace(name="unknown", width=0, height=0, sample_rate=0, channels=0)

@@ -63,9 +63,7 @@ class FaceCropMaker(CropMaker):
     style: FaceStyle = field(default_factory=lambda: FaceStyle(224, True, 2.5, 400, 110))
     _picture: tuple[int, int] = (0, 0)
 
-    def keep(
-        self, picture: Picture, window: tuple[FloatArray, float], box: FloatArray
-    ) -> FacePatch:
+    def keep(self, picture: Picture, box: FloatArray) -> FacePatch:
         """A patch of this style's own size and resolution around the box."""
         self._picture = picture.shape
         centre = (box[:2] + box[2:]) / 2

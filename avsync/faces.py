@@ -1,9 +1,10 @@
 """Faces: detection, tracks and mesh with mediapipe, several people, cuts and small faces.
 
-Detection runs rarely (every ``DETECT_EVERY`` ticks, after cuts, when a face is lost); between,
-each track's face mesh follows its face, on every fourth tick while the head is steady and on every
-second while it moves. Small faces are found by looking at overlapping tiles of the picture now and
-then, the more rarely the longer that finds nothing.
+Detection runs rarely (every second, after cuts, more often while there is no face); between, each
+track's face mesh follows its face, on every fourth tick while the head is steady and on every
+second while it moves. Small faces are found by looking at overlapping tiles of the picture: at
+large ones after a cut to a picture in which no face is found, at all now and then, the more rarely
+the longer that finds nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from avsync.picture import Picture
 
 __all__ = ["FaceTracker", "mouth_chunks"]
 
-#: Ticks (1/25 s) between detections on the whole picture while faces are followed (by one of both
-#: detectors in turn), and while none is (by both).
-DETECT_EVERY = 12
+#: Ticks (1/25 s) between detections on the whole picture while faces are followed, and while none
+#: is.
+DETECT_EVERY = 25
 SEEK_EVERY = 5
 #: Ticks between searches of the picture's tiles: at first, and at most where faces are followed
 #: and where none is.
@@ -37,15 +38,22 @@ TILE_AT_MOST_ALONE = 300
 #: Side (px) of the smallest tiles; in smaller ones only faces would be found whose lips cannot be
 #: read.
 SMALLEST_TILE = 240
-#: Ticks between meshes while the head moves and while it is steady: from mesh to mesh its middle
-#: moves less than the first (eye distances), its scale (relative) and roll (rad) than the second.
+#: Longer side (px) of the picture as detectors see it, and of a tile, as near as whole numbers
+#: go; their models see 128 and 192 px. Tiles overlap so that this many cover the space of one.
+WHOLE_SIDE = 256
+TILE_SIDE = 256
+OVERLAP = 1.4
+#: Ticks between meshes, by how far the head moves from mesh to mesh at most: its middle (eye
+#: distances), and its scale (relative) or roll (rad); else MESH_EVERY.
 MESH_EVERY = 2
-MESH_EVERY_STEADY = 4
-STEADY = (0.06, 0.03)
+STEADY = ((4, 0.06, 0.03),)
 #: A track ends when its mesh has been lost for this many ticks.
 LOST_AFTER = 15
 #: The mesh looks at a window this many times the face box; it moves when the face has moved.
 WINDOW = 2.0
+#: Points are taken this far right and below (share of the window), as in the crops that the bundled
+#: model was trained on: half a pixel there.
+ASIDE = np.array([1 / 512, 1 / 512, 0])
 #: Pictures whose stamp is further than this (s) from the tick are no evidence.
 STALE_S = 0.06
 #: A box this many times as wide as another shows something else (walls are taken for faces).
@@ -72,7 +80,7 @@ class _Detector:
     def __init__(self) -> None:
         self._models: dict[int, Any] = {}
 
-    def _run(self, image: Any, model: int, origin: tuple[float, float], zoom: float) -> list[Box]:
+    def _run(self, image: Any, model: int, origin: tuple[int, int], shrink: int) -> list[Box]:
         if model not in self._models:
             self._models[model] = graphs.take(f"detector {model}")
         result = self._models[model].process(image)
@@ -80,46 +88,39 @@ class _Detector:
         boxes = []
         for found in result.detections or []:
             r = found.location_data.relative_bounding_box
-            x0, y0 = r.xmin * width / zoom + origin[0], r.ymin * height / zoom + origin[1]
-            boxes.append(
-                np.array([x0, y0, x0 + r.width * width / zoom, y0 + r.height * height / zoom])
-            )
+            corners = (r.xmin, r.ymin, r.xmin + r.width, r.ymin + r.height)
+            scale = np.array((width, height, width, height)) * shrink
+            boxes.append(np.array(corners) * scale + np.array(origin * 2))
         return boxes
 
-    def whole(self, picture: Picture, models: tuple[int, ...] = (0, 1)) -> list[Box]:
+    def whole(self, picture: Picture, *, both: bool) -> list[Box]:
         """Faces in the whole picture; with both models also those that fill it."""
-        height, width = picture.shape
-        zoom = min(1.0, 480 / max(height, width))
-        if zoom < 1:
-            small: Any = picture.small(round(width * zoom / 2) * 2, round(height * zoom / 2) * 2)
-        else:
-            small = np.ascontiguousarray(picture.rgb())
-        boxes = [box for model in models for box in self._run(small, model, (0.0, 0.0), zoom)]
-        if not boxes and len(models) > 1:
+        shrink = 2 ** max(0, round(np.log2(max(picture.shape) / WHOLE_SIDE)))
+        small = np.ascontiguousarray(picture.small(shrink))
+        boxes = self._run(small, 1, (0, 0), shrink)
+        if both and not boxes:
+            boxes = self._run(small, 0, (0, 0), shrink)
+        if both and not boxes:
             pad = round(0.3 * max(small.shape[:2]))
             wide = cv2.copyMakeBorder(small, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
-            boxes = self._run(wide, 0, (-pad / zoom, -pad / zoom), zoom)
+            boxes = self._run(wide, 0, (-pad * shrink, -pad * shrink), shrink)
         return _distinct(boxes)
 
-    def tiles(self, picture: Picture) -> list[Box]:
-        """Look closer: overlapping squares of a half, then a quarter of the picture's height."""
+    def tiles(self, picture: Picture, parts: tuple[int, ...]) -> list[Box]:
+        """Look closer: overlapping squares of these parts of the picture's height."""
         height, width = picture.shape
-        image = picture.rgb()
         boxes: list[Box] = []
-        for part in (2, 4):
-            side = max(height, width * 9 / 16) / part
+        for part in parts:
+            side = int(max(height, width * 9 / 16) / part)
             if side < SMALLEST_TILE:
                 break
-            nx, ny = (int(np.ceil(1.4 * d / side)) for d in (width, height))
-            for x in np.linspace(0, width - side, nx):
-                for y in np.linspace(0, max(0, height - side), ny):
-                    tile: Any = image[int(y) : int(y + side), int(x) : int(x + side)]
-                    zoom = min(1.0, 320 / side)
-                    if zoom < 1:
-                        tile = cv2.resize(
-                            tile, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA
-                        )
-                    boxes += self._run(np.ascontiguousarray(tile), 1, (int(x), int(y)), zoom)
+            shrink = max(1, round(side / TILE_SIDE))
+            nx, ny = (int(np.ceil(OVERLAP * d / side)) if d > side else 1 for d in (width, height))
+            for x in np.linspace(0, max(0, width - side), nx).astype(int):
+                for y in np.linspace(0, max(0, height - side), ny).astype(int):
+                    wide, tall = (min(side, d) // shrink * shrink for d in (width, height))
+                    tile = picture.region(x, y, x + wide, y + tall, shrink=shrink)
+                    boxes += self._run(np.ascontiguousarray(tile), 1, (x, y), shrink)
         return _distinct(boxes)
 
     def close(self) -> None:
@@ -161,6 +162,7 @@ class _Track:
     meshed: int = 0
     due: int = 0
     pose: Pose | None = None
+    by_tiles: bool = False
 
     def follow(self, picture: Picture) -> Pose | None:
         """The pose at this tick, when the mesh is due and finds the face."""
@@ -169,8 +171,7 @@ class _Track:
         if self.age <= self.due and not self.lost:
             return None
         pose = self._look(picture)
-        steady = pose is not None and self.pose is not None and _steady(self.pose, pose)
-        self.due = self.age - 1 + (MESH_EVERY_STEADY if steady else MESH_EVERY)
+        self.due = self.age - 1 + _wait(self.pose, pose)
         self.lost = 0 if pose is not None else self.lost + 1
         self.meshed += pose is not None
         self.pose = pose
@@ -192,19 +193,23 @@ class _Track:
             found = self.mesh.process(patch.image).multi_face_landmarks
         if not found:
             return None
-        raw = np.array([(p.x, p.y, p.z) for p in found[0].landmark[:468]])
-        points = raw * patch.image.shape[0] / patch.zoom
+        points = (graphs.points_of(found[0]) + ASIDE) * patch.image.shape[0] - [0.5, 0.5, 0]
+        points /= patch.zoom
         points[:, :2] += patch.origin
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         self.box = np.concatenate([low, high])
         return Pose.from_mesh(points)
 
 
-def _steady(before: Pose, now: Pose) -> bool:
-    """Whether the head hardly moved from one mesh to the next."""
+def _wait(before: Pose | None, now: Pose | None) -> int:
+    """Ticks to the next mesh, by how far the head moved from the last one to this."""
+    if before is None or now is None:
+        return MESH_EVERY
     moved = float(np.abs(now.anchor - before.anchor).max()) / now.scale
     turned = abs((now.roll - before.roll + np.pi) % (2 * np.pi) - np.pi)
-    return moved < STEADY[0] and max(turned, abs(before.scale / now.scale - 1)) < STEADY[1]
+    changed = max(turned, abs(before.scale / now.scale - 1))
+    found = (ticks for ticks, far, much in STEADY if moved < far and changed < much)
+    return next(found, MESH_EVERY)
 
 
 class FaceTracker:
@@ -224,7 +229,6 @@ class FaceTracker:
         self._tracks: list[_Track] = []
         self._next_id = 0
         self._since_detect = DETECT_EVERY
-        self._detections = 0
         self._since_tiles = TILE_EVERY
         self._tiles_in_vain = 0
         self._new_scene = False
@@ -244,11 +248,13 @@ class FaceTracker:
         self._since_tiles += 1
         if cut or self._since_detect >= (DETECT_EVERY if self._tracks else SEEK_EVERY):
             self._since_detect = 0
-            self._detect(picture)
+            self._detect(picture, cut)
         fresh = abs(frame.pts_seconds - frame.time_s) <= STALE_S
         for track in self._tracks:
             pose = track.follow(picture)
-            kept = track.maker.keep(picture, track.window, track.box)
+            if track.by_tiles and track.meshed:  # a face indeed
+                track.by_tiles, self._tiles_in_vain = False, 0
+            kept = track.maker.keep(picture, track.box)
             chunk = track.maker.push(frame.tick, kept, track.box, pose, fresh=fresh)
             if chunk is not None:
                 yield chunk
@@ -273,41 +279,39 @@ class FaceTracker:
         ]
 
     def _is_cut(self, picture: Picture) -> bool:
-        step = max(1, min(picture.shape[0] // 72, picture.shape[1] // 128) // 2 * 2)
-        small = picture.small(32, 18, step=step)
+        shrink = max(1, picture.shape[0] // 36 * 2)
+        small = picture.small(shrink, rows=2)
         last, self._last_small = self._last_small, small
-        if last is None:
+        if last is None or last.shape != small.shape:
             return False
-        return float(np.abs(small.astype(np.int16) - last).mean()) > CUT_LEVEL
+        return cv2.norm(small, last, cv2.NORM_L1) > CUT_LEVEL * small.size
 
-    def _detect(self, picture: Picture) -> None:
-        self._detections += 1
-        alone = not self._tracks
-        models = (0, 1) if alone else (self._detections % 2,)
-        self._follow(self._detector.whole(picture, models))
+    def _detect(self, picture: Picture, cut: bool) -> None:
+        self._follow(self._detector.whole(picture, both=not self._tracks))
         at_most = TILE_AT_MOST if self._tracks else TILE_AT_MOST_ALONE
+        if cut and not self._tracks:
+            self._follow(self._detector.tiles(picture, (1,)))
         if self._new_scene and not self._tracks:
             at_most = TILE_EVERY
         wait = TILE_EVERY * 2 ** max(0, min(self._tiles_in_vain, 9) - 1)
         if self._since_tiles >= min(wait, at_most):
             self._since_tiles, self._new_scene = 0, False
-            found = self._follow(self._detector.tiles(picture))
-            self._tiles_in_vain = 0 if found else self._tiles_in_vain + 1
+            self._tiles_in_vain += 1
+            self._follow(self._detector.tiles(picture, (1, 2, 4)), by_tiles=True)
 
-    def _follow(self, boxes: list[Box]) -> bool:
-        """Start tracks for boxes that are nobody's yet; tells whether there was one."""
-        before = len(self._tracks)
+    def _follow(self, boxes: list[Box], *, by_tiles: bool = False) -> None:
+        """Start tracks for boxes that are nobody's yet."""
         for box in boxes:
             taken = any(_overlap(box, t.box) > 0.15 or _near(box, t.box) for t in self._tracks)
             if not taken and len(self._tracks) < self.max_faces:
-                self._tracks.append(self._new_track(box))
-        return len(self._tracks) > before
+                self._tracks.append(self._new_track(box, by_tiles))
 
-    def _new_track(self, box: Box) -> _Track:
+    def _new_track(self, box: Box, by_tiles: bool) -> _Track:
         mesh = graphs.take("mesh")
         centre = (box[:2] + box[2:]) / 2
         side = WINDOW * float(max(box[2:] - box[:2]))
-        track = _Track(self._crops(self._next_id), box, mesh, (centre, side))
+        maker = self._crops(self._next_id)
+        track = _Track(maker, box, mesh, (centre, side), by_tiles=by_tiles)
         self._next_id += 1
         return track
 

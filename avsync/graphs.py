@@ -11,14 +11,22 @@ import threading
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from avsync._quiet import quiet_native_stderr
 
-__all__ = ["MIN_SCORE", "forget", "give_back", "take"]
+__all__ = ["MIN_SCORE", "forget", "give_back", "points_of", "take"]
 
 MIN_SCORE = 0.5
 #: At most so many unused graphs of a kind are kept.
 KEPT = 8
+
+#: How protocol buffers write a point of three floats in a list: tag and length, thrice tag and
+#: number. A message that looks otherwise is read by its own methods.
+_POINT = np.dtype(
+    [("a", "<u2"), ("b", "u1"), ("x", "<f4"), ("c", "u1"), ("y", "<f4"), ("d", "u1"), ("z", "<f4")]
+)
+_TAGS = {"a": 0x0F0A, "b": 0x0D, "c": 0x15, "d": 0x1D}
 
 _lock = threading.Lock()
 _spare: dict[str, list[Any]] = {}
@@ -59,6 +67,21 @@ def forget(graph: Any) -> None:
     A blank picture does it; ``reset`` takes thrice as long and writes to standard error.
     """
     graph.process(np.zeros((64, 64, 3), np.uint8))
+
+
+def points_of(landmarks: Any) -> npt.NDArray[np.float64]:
+    """(468, 3): the face mesh's points x, y, z as shares of the picture's width and height.
+
+    They are read from the message's bytes, which is ten times as quick as to ask for each number.
+    """
+    data = np.frombuffer(landmarks.SerializeToString(), np.uint8)
+    count = len(landmarks.landmark)
+    if len(data) == count * _POINT.itemsize:
+        found = data.view(_POINT)
+        if all((found[name] == tag).all() for name, tag in _TAGS.items()):
+            points = np.stack([found[axis] for axis in "xyz"], 1)[:468]
+            return np.asarray(points, np.float64)
+    return np.array([(p.x, p.y, p.z) for p in landmarks.landmark[:468]], np.float64)
 
 
 def _made(kind: str) -> Any:

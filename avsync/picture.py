@@ -70,38 +70,43 @@ class Picture:
             self._rgb = self._converted(*self._planes)
         return self._rgb
 
-    def region(self, left: int, top: int, right: int, bottom: int) -> ImageArray:
-        """(h, w, 3) uint8 RGB of a rectangle that lies within the picture."""
+    def region(
+        self, left: int, top: int, right: int, bottom: int, *, shrink: int = 1
+    ) -> ImageArray:
+        """(h, w, 3) uint8 RGB of a rectangle that lies within the picture.
+
+        ``shrink``: squares of so many pixels become one; both sides hold whole ones.
+        """
         if self._rgb is not None:
-            return self._rgb[top:bottom, left:right]
+            return _averaged(self._rgb[top:bottom, left:right], shrink)
         y, u, v = self._planes
         x0, y0 = left // 2, top // 2
         x1, y1 = (right + 1) // 2, (bottom + 1) // 2
         out = self._converted(y[2 * y0 : 2 * y1, 2 * x0 : 2 * x1], u[y0:y1, x0:x1], v[y0:y1, x0:x1])
-        return out[top - 2 * y0 : bottom - 2 * y0, left - 2 * x0 : right - 2 * x0]
+        out = out[top - 2 * y0 : bottom - 2 * y0, left - 2 * x0 : right - 2 * x0]
+        return _averaged(out, shrink)
 
-    def grey(self, left: int, top: int, right: int, bottom: int) -> ImageArray:
-        """(h, w) uint8 luma, 0..255, of a rectangle that lies within the picture."""
+    def grey(self, left: int, top: int, right: int, bottom: int, *, shrink: int = 1) -> ImageArray:
+        """(h, w) uint8 luma, 0..255, as :meth:`region`; an array of its own."""
         if self._rgb is not None:
-            part = self._rgb[top:bottom, left:right]
+            part = _averaged(self._rgb[top:bottom, left:right], shrink)
             return np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), np.uint8)
-        part = self._planes[0][top:bottom, left:right]
-        part = np.ascontiguousarray(part)
-        return part if self._full else np.asarray(cv2.LUT(part, STRETCH), np.uint8)
+        part = _averaged(self._planes[0][top:bottom, left:right], shrink)
+        return part.copy() if self._full else np.asarray(cv2.LUT(part, STRETCH), np.uint8)
 
-    def small(self, width: int, height: int, *, step: int = 1) -> ImageArray:
-        """The whole picture brought down to (height, width, 3) uint8 RGB, both sides even.
+    def small(self, shrink: int, *, rows: int | None = None) -> ImageArray:
+        """The whole picture brought down, (h, w, 3) uint8 RGB, h and w even and not 0.
 
-        ``step``: only every so many-th pixel of every so many-th row goes into it.
+        ``shrink``: squares of so many pixels become one; what is left over at the right and at
+        the bottom is left out. ``rows``: only so many rows of each square count.
         """
+        height, width = (max(2, side // shrink // 2 * 2) for side in self.shape)
         if self._rgb is not None:
-            return _shrunk(self._rgb[::step, ::step], width, height)
+            return _reduced(self._rgb, width, height, shrink, rows)
         y, u, v = self._planes
-        half = max(1, step // 2)
         return self._converted(
-            _shrunk(y[::step, ::step], width, height),
-            _shrunk(u[::half, ::half], width // 2, height // 2),
-            _shrunk(v[::half, ::half], width // 2, height // 2),
+            _reduced(y, width, height, shrink, rows),
+            *(_reduced(c, width // 2, height // 2, shrink, rows) for c in (u, v)),
         )
 
     def _converted(self, y: ImageArray, u: ImageArray, v: ImageArray) -> ImageArray:
@@ -119,10 +124,21 @@ class Picture:
         return np.asarray(cv2.cvtColor(whole, cv2.COLOR_YUV2RGB_I420), np.uint8)
 
 
-def _shrunk(image: ImageArray, width: int, height: int) -> ImageArray:
-    tall, wide = image.shape[:2]
-    if (wide, tall) == (width, height):
-        return image
-    way = cv2.INTER_AREA if wide >= width and tall >= height else cv2.INTER_LINEAR
-    small = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=way)
-    return np.asarray(small, np.uint8)
+def _averaged(image: ImageArray, shrink: int) -> ImageArray:
+    """Squares of ``shrink`` pixels as one each; by halves where that goes, which is quick."""
+    while shrink > 1:
+        step = 2 if shrink % 2 == 0 else shrink
+        size = (image.shape[1] // step, image.shape[0] // step)
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        shrink //= step
+    return image
+
+
+def _reduced(
+    image: ImageArray, width: int, height: int, shrink: int, rows: int | None
+) -> ImageArray:
+    image = image[: height * shrink, : width * shrink]
+    if rows is None or rows >= shrink:
+        return _averaged(image, shrink)
+    thin = image[:: shrink // rows][: height * rows]
+    return np.asarray(cv2.resize(thin, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

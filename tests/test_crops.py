@@ -21,7 +21,6 @@ from avsync.crops import (
     CROP_WIDTH,
     EYE_DISTANCE_PX,
     LIPS,
-    PATCH_SIDE,
     STABLE,
     TEMPLATE,
     CropChunk,
@@ -183,10 +182,10 @@ class TestAlignment:
         assert away(crop, wanted_crop(lips_centre())) < 0.6 * ONE_PIXEL
 
     def test_large_faces_are_scaled_down_in_place(self) -> None:
-        """A face of 300 px between the eyes is looked at through a patch of a quarter's size."""
+        """A face of 300 px between the eyes is looked at through a patch of a fifth's size."""
         head = Head(scale=300.0, x=960.0, y=400.0)
         patch = FacePatch.cut(Picture.of(head.draw(1920, 1080)), np.array([960.0, 520.0]), 1000.0)
-        assert patch.zoom == pytest.approx(0.256)
+        assert patch.zoom == pytest.approx(0.2)
         maker = CropMaker(0)
         maker.push(0, patch, np.zeros(4), head.pose, fresh=True)
         chunk = maker.close()
@@ -362,22 +361,35 @@ class TestFacePatch:
     def test_a_point_lies_where_the_patch_says(self) -> None:
         """A small bright disc in the picture is at (p - origin) * zoom in the patch."""
         y, x = np.mgrid[:HEIGHT, :WIDTH].astype(float)
-        for side in (60.0, 100.3, 256.0, 700.0):
+        for side, zoom in ((60.0, 1), (100.3, 1), (256.0, 1), (450.0, 1 / 2), (700.0, 1 / 3)):
             p = np.array([203.4, 155.7])
             blob = 250 * np.exp(-((x - p[0]) ** 2 + (y - p[1]) ** 2) / (2 * (side / 40) ** 2))
-            image = np.repeat(blob.astype(np.uint8)[..., None], 3, 2)
+            image = np.repeat(blob.round().astype(np.uint8)[..., None], 3, 2)
             patch = FacePatch.cut(Picture.of(image), p + [7.3, -11.9], side)
-            assert patch.image.shape == (PATCH_SIDE, PATCH_SIDE, 3)
+            assert patch.zoom == pytest.approx(zoom)
+            size = patch.image.shape[0]
+            assert patch.image.shape == (size, size, 3)
+            assert side <= size / zoom < side + 2 / zoom
             weight = patch.image[..., 0].astype(float)
-            iy, ix = np.mgrid[:PATCH_SIDE, :PATCH_SIDE]
+            iy, ix = np.mgrid[:size, :size]
             found = np.array([(weight * ix).sum(), (weight * iy).sum()]) / weight.sum()
-            np.testing.assert_allclose(found, (p - patch.origin) * patch.zoom, atol=0.6)
+            np.testing.assert_allclose(found, (p - patch.origin) * patch.zoom, atol=0.1)
+
+    def test_the_patch_of_luma_is_that_of_colour_without_it(self) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+        for side in (90.0, 500.0):  # the second reaches beyond every edge
+            centre = np.array([180.3, 140.8])
+            colour = FacePatch.cut(Picture.of(image), centre, side)
+            plain = FacePatch.cut(Picture.of(image), centre, side, luma=True)
+            want = colour.image @ [0.299, 0.587, 0.114]
+            assert np.abs(plain.image - want).max() <= 1.5
+            assert (plain.zoom, *plain.origin) == (colour.zoom, *colour.origin)
 
     def test_outside_the_picture_is_black(self) -> None:
         image = np.full((50, 60, 3), 200, np.uint8)
         gone = FacePatch.cut(Picture.of(image), np.array([500.0, 500.0]), 40.0)
         assert gone.image.max() == 0
         corner = FacePatch.cut(Picture.of(image), np.array([0.0, 0.0]), 64.0)
-        assert corner.image[:120].max() == 0
-        assert corner.image[:, :120].max() == 0
-        assert corner.image[136:250, 136:250].min() == 200
+        assert corner.image[:32].max() == 0
+        assert corner.image[:, :32].max() == 0
+        assert corner.image[32:64, 32:64].min() == 200

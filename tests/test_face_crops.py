@@ -37,8 +37,7 @@ def crops(
     out = []
     for i, box in enumerate(boxes):
         at = np.array(box, float)
-        window = ((at[:2] + at[2:]) / 2, 100.0)
-        kept = maker.keep(Picture.of(picture), window, at)
+        kept = maker.keep(Picture.of(picture), at)
         pose = POSE if measured is None or measured[i] else None
         ready = maker.push(30 + i, kept, at, pose, fresh=fresh is None or fresh[i])
         out += [ready] if ready is not None else []

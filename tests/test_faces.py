@@ -295,16 +295,22 @@ def test_stale_pictures_are_no_evidence(portrait: Image) -> None:
 
 
 def test_the_crop_shows_the_mouth(portrait: Image) -> None:
-    """Teeth and lips: the crop's middle is that of the portrait's mouth, at its known place."""
+    """Teeth and lips: within two pixels of where the portrait's mouth is known to be."""
     place = Place(300, 120, 120)
     (track,) = watch([scene(portrait, [place], 960, 540)] * 5)
     crop = track.crops[2].astype(float)
-    # By hand from the portrait: the middle of the lips, and a roll of 1.5 degrees.
-    turn = cv2.getRotationMatrix2D((113.8, 145 + 0.08 * EYES), 1.5, 88 / EYES)
-    turn[:, 2] += [55.5 - 113.8, 39.5 - 145 - 0.08 * EYES]
     grey = cv2.cvtColor(portrait, cv2.COLOR_RGB2GRAY)
-    want = cv2.warpAffine(grey, turn, (112, 80), flags=cv2.INTER_LINEAR)
-    assert alike(crop, want) > 0.93
+
+    def moved(x: float, y: float) -> float:
+        # By hand from the portrait: the middle of the lips, and a roll of 1.5 degrees.
+        turn = cv2.getRotationMatrix2D((113.8, 145 + 0.08 * EYES), 1.5, 88 / EYES)
+        turn[:, 2] += [55.5 - 113.8 + x, 39.5 - 145 - 0.08 * EYES + y]
+        return alike(crop, cv2.warpAffine(grey, turn, (112, 80), flags=cv2.INTER_LINEAR))
+
+    likeness = {(x, y): moved(x, y) for x in range(-6, 7) for y in range(-6, 7)}
+    best = max(likeness, key=lambda at: likeness[at])
+    assert likeness[best] > 0.96
+    assert max(map(abs, best)) <= 2
 
 
 def test_closing_gives_the_last_chunks_once(portrait: Image) -> None:

@@ -93,3 +93,17 @@ def test_real_graphs_come_back_and_see_no_face_in_grey(kind: str, field: str) ->
     graphs.give_back(kind, graph)
     assert graphs.take(kind) is graph
     graph.close()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_points_are_those_of_the_message(whole: bool) -> None:
+    """Read from its bytes, or one by one where a message holds more than three floats a point."""
+    from mediapipe.framework.formats import landmark_pb2
+
+    want = np.random.default_rng(0).uniform(-1, 2, (478, 3)).astype(np.float32)
+    found = landmark_pb2.NormalizedLandmarkList()
+    for x, y, z in want:
+        found.landmark.add(x=x, y=y, z=z)
+    if not whole:
+        found.landmark[5].visibility = 0.5
+    np.testing.assert_array_equal(graphs.points_of(found), want[:468])

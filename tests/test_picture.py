@@ -53,13 +53,38 @@ def test_a_region_is_that_part_of_the_whole(form: str, box: tuple[int, int, int,
 
 
 @pytest.mark.parametrize("form", ["yuv420p", "rgb24"])
-@pytest.mark.parametrize("step", [1, 2, 4])
-def test_small_copies_look_the_same(form: str, step: int) -> None:
+@pytest.mark.parametrize("rows", [None, 2, 4])
+def test_small_copies_look_the_same(form: str, rows: int | None) -> None:
     picture = Picture.from_frame(decoded(colours(), form), 1920)
-    small = picture.small(32, 18, step=step).astype(int)
+    small = picture.small(4, rows=rows).astype(int)
     want = colours().reshape(18, 4, 32, 4, 3).mean((1, 3))
     assert small.shape == (18, 32, 3)
     assert np.abs(small - want).max() <= 8
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "rgb24"])
+@pytest.mark.parametrize(("shrink", "shape"), [(3, (24, 42)), (5, (14, 24)), (8, (8, 16))])
+def test_what_is_left_over_is_left_out_of_small_copies(
+    form: str, shrink: int, shape: tuple[int, int]
+) -> None:
+    small = Picture.from_frame(decoded(colours(), form), 1920).small(shrink).astype(int)
+    assert small.shape[:2] == shape
+    tall, wide = shape
+    part = colours()[: tall * shrink, : wide * shrink].astype(float)
+    want = part.reshape(tall, shrink, wide, shrink, 3).mean((1, 3))
+    assert np.abs(small - want).max() <= 8 + shrink / 2  # colours are shared by two and two
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "rgb24"])
+@pytest.mark.parametrize("shrink", [2, 3, 4])
+def test_regions_are_averaged_in_place(form: str, shrink: int) -> None:
+    picture = Picture.from_frame(decoded(colours(), form), 1920)
+    part = picture.rgb()[13 : 13 + 12 * shrink, 21 : 21 + 12 * shrink].astype(float)
+    want = part.reshape(12, shrink, 12, shrink, 3).mean((1, 3))
+    box = (21, 13, 21 + 12 * shrink, 13 + 12 * shrink)
+    assert np.abs(picture.region(*box, shrink=shrink) - want).max() <= 3
+    grey = want @ [0.299, 0.587, 0.114]
+    assert np.abs(picture.grey(*box, shrink=shrink) - grey).max() <= 3
 
 
 def test_large_pictures_are_scaled_down() -> None:
