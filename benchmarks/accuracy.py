@@ -1,6 +1,7 @@
 """Accuracy on real talking faces that the model never saw.
 
     python benchmarks/accuracy.py ../shared/corpus --split dev
+    python benchmarks/accuracy.py ../shared/corpus --by length --curves failures.png
 
 Prints, by source and with the count of clips:
 
@@ -10,6 +11,9 @@ Prints, by source and with the count of clips:
 3. whole clips with the sound shifted by -330, -90, +170 and +410 ms, exact to the sample: the
    answer must move by that shift within 40 ms (clips >= 4 s);
 4. the sound of another clip in place of a clip's own: how often an offset is claimed all the same.
+
+With ``--by length`` also stretches of 1, 2, 4 and 8 s, by length, and by face and source
+(benchmarks/groups.py); ``--curves`` draws the scores of some right, abstained and wrong answers.
 
 The picture is followed once a clip; each shifted sound is written to a file and heard through the
 product's own path.
@@ -25,16 +29,19 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import groups
 import numpy as np
 from rich.console import Console
 from rich.progress import track as progress_track
 from rich.table import Table
 
 from avsync import SyncDetector, SyncResult
-from avsync.media import DecodeStats, probe, read_audio
+from avsync.faces import mouth_chunks
+from avsync.media import DecodeStats, iter_grid_frames, probe, read_audio
 from avsync.protocol import FRAME_COUNTS as WINDOWS
 from avsync.protocol import clip_accuracy, token_rows
 from avsync.verdict import judge
+from avsync.watch import see_crops
 
 SHIFTS_MS = (-330, -90, 170, 410)
 
@@ -63,7 +70,9 @@ class Clip:
         self.detector, self.path, self.row = detector, path, row
         self.stats = DecodeStats()
         self.info = probe(path)
-        self.tracks, self.sights = detector._see(path, self.info, self.stats, None)
+        frames = iter_grid_frames(path, stats=self.stats)
+        self.chunks = list(mouth_chunks(frames, crops=detector.engine.crops))
+        self.tracks, self.sights = see_crops(detector.engine, self.chunks)
 
     def heard(self, path: Path) -> tuple[Any, SyncResult]:
         """Tokens of the sound in ``path`` and the result with it."""
@@ -95,15 +104,17 @@ def protocol(clip: Clip, audio: Any, width: int) -> dict[int, float] | None:
     return clip_accuracy(token_rows(track, audio, width))
 
 
-def measure(clips: list[Clip], console: Console, scratch: Path) -> dict[str, dict[str, list[Any]]]:
-    """All figures, per source."""
+def measure(
+    clips: list[Clip], console: Console, scratch: Path
+) -> tuple[dict[str, dict[str, list[Any]]], list[SyncResult]]:
+    """All figures, per source, and the results of the clips as they are."""
     found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     width = clips[0].detector.engine.model.card.local_dim
-    sounds = []
+    results = []
     for i, clip in enumerate(progress_track(clips, "measuring", console=console)):
         row = found[clip.row["source"].split("/")[0]]
         audio, plain = clip.heard(clip.path)
-        sounds.append(audio)
+        results.append(plain)
         row["clips"].append(1)
         if clip.row["trusted_sync"]:
             for name, size in (("local", width), ("all", audio.tokens.shape[1])):
@@ -126,7 +137,7 @@ def measure(clips: list[Clip], console: Console, scratch: Path) -> dict[str, dic
             false = clips[i - 1]
             _, other = clip.heard(false.path)
             row["mismatched"].append(other.status.value)
-    return found
+    return found, results
 
 
 def _share(values: list[Any], test: Any) -> str:
@@ -200,8 +211,12 @@ def main() -> None:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--model", default=None, help="model folder (default: the bundled one)")
     parser.add_argument("--limit", type=int, default=None, help="only the first N clips")
+    parser.add_argument("--by", choices=["length"], help="tables by group as well")
+    parser.add_argument("--curves", type=Path, help="draw curves of some answers here (PNG)")
     parser.add_argument("--json", type=Path, default=None, help="write the totals here")
     options = parser.parse_args()
+    if options.curves and not options.by:
+        parser.error("--curves goes with --by length")
     console = Console(width=170)
     rows = [json.loads(line) for line in (options.corpus / "index.jsonl").read_text().splitlines()]
     rows = [r for r in rows if r["split"] == options.split][: options.limit]
@@ -211,7 +226,13 @@ def main() -> None:
         for r in progress_track(rows, "following faces", console=console)
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        totals = report(measure(clips, console, Path(scratch)), console)
+        found, results = measure(clips, console, Path(scratch))
+    totals = report(found, console)
+    if options.by:
+        stretches = groups.answers(list(zip(clips, results, strict=True)), console)
+        totals["groups"] = groups.tables(stretches, console)
+        if options.curves:
+            groups.draw(stretches, options.curves)
     if options.json:
         options.json.write_text(json.dumps(totals, indent=1) + "\n")
 
