@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, 
 from avsync.engines import Engine, load_engine
 from avsync.errors import InvalidArrayError, InvalidOptionError
 from avsync.looks import WHOLE_S, Watcher
-from avsync.media import DecodeStats, MediaInfo, iter_audio, iter_grid_frames, probe
+from avsync.media import DecodeStats, GridFrame, MediaInfo, iter_audio, iter_grid_frames, probe
 from avsync.overlap import cores
 from avsync.result import Status, SyncResult, Tolerance
 from avsync.runtime import Provider
@@ -44,8 +44,9 @@ class SyncDetector:
         tolerance: what counts as in sync: ``ebu`` (+40/-60 ms, default), ``itu``,
             ``itu-acceptable``, ``atsc`` or two numbers (ms early, ms late).
         max_offset_ms: shifts are searched within ± this, 40 to 10,000.
-        exhaustive: look at all of a long file (longer than 2 min). Without, stretches spread over
-            it are looked at until they agree, and ``looked_at_s`` of the result says how much.
+        exhaustive: look at all of a file. Without, stretches spread over a long one (longer than
+            2 min) are looked at until they agree, and in a shorter one what is near speech, where
+            that saves 6 s and more; ``looked_at_s`` of the result says how much.
         budget_s: stop looking at a long file after about this time (s) of waiting.
 
     Raises:
@@ -331,9 +332,14 @@ class SyncDetector:
         info: MediaInfo,
         stats: DecodeStats,
         progress: Callable[[float], None] | None,
+        frames: Iterator[GridFrame] | None = None,
     ) -> tuple[list[Any], list[TrackSight]]:
-        """Every face's track as the engine keeps it, and what is known of the faces."""
-        frames = iter_grid_frames(path, stats=stats)
+        """Every face's track as the engine keeps it, and what is known of the faces.
+
+        ``frames``: only these of the file's.
+        """
+        if frames is None:
+            frames = iter_grid_frames(path, stats=stats)
         if progress is not None:
             frames = reported(frames, info, self.engine.seeing, progress)
         return see(self.engine, frames, overlap=self.overlap)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from avsync.watch import hear, see
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
 
-__all__ = ["WHOLE_S", "Watcher", "look_around", "look_at_all"]
+__all__ = ["MARGIN_S", "WHOLE_S", "WINDOW_S", "Watcher", "in_part", "look_around", "look_at_all"]
 
 WINDOW_S = WINDOW_TICKS * TICK_MS / 1000
 #: Files up to this long (s) are looked at as a whole, longer ones in pieces of the second length:
@@ -49,6 +49,8 @@ MARGIN_S = 0.48
 #: where no time limit is set.
 LOOK_S = 15.0
 MOST_LOOKS = 24
+#: What is left between stretches that were looked at is looked at from so many windows on.
+LEAST_WINDOWS = 5
 #: Stretches without this much speech (s) are not watched.
 MIN_SPEECH_S = 2.0
 #: So many stretches must say the same, within this (ms) of a line, and span this share of the file.
@@ -126,11 +128,7 @@ class Watcher:
             unseen=lambda _: (),
             cuts=cuts,
         )
-        if around and result.reason is not None:
-            seen = f"{result.looked_at_s or 0:.0f} s of {self.info.duration_s or 0:.0f} s"
-            result = result.model_copy(
-                update={"reason": f"{result.reason} ({seen} were looked at)"}
-            )
+        result = in_part(result)
         if progress is not None:
             progress(1.0)
         return result
@@ -200,6 +198,14 @@ class Watcher:
         )
 
 
+def in_part(result: SyncResult) -> SyncResult:
+    """The result whose reason, if it has one, says how much of the file it rests on."""
+    if result.looked_at_s is None or result.reason is None:
+        return result
+    seen = f"{result.looked_at_s:.0f} s of {result.duration_s or 0:.0f} s were looked at"
+    return result.model_copy(update={"reason": f"{result.reason} ({seen})"})
+
+
 def _within(turns: Sequence[Turn], start_s: float, end_s: float) -> Iterator[Turn]:
     """The parts of turns that lie within a stretch."""
     for turn in turns:
@@ -244,7 +250,8 @@ def look_around(
     watched, first_id = 0, 0
     while True:
         at = _between(claims, looks) if _spans(claims, length) else None
-        if at is None:
+        stretch = None if at is None else _stretch(watcher, at, looks)
+        if stretch is None:
             if _spans(claims, length) and (_agree(claims) or _settled(claims)):
                 return looks
             if watched >= MOST_LOOKS and budget_s is None:
@@ -252,12 +259,10 @@ def look_around(
             share = next(planned, None)
             if share is None:
                 return looks
-            at = start + share * room
-        look = watcher.look(
-            *_whole_windows(watcher, at),
-            first_id=first_id,
-            watch_from_s=MIN_SPEECH_S,
-        )
+            stretch = _stretch(watcher, start + share * room, looks)
+            if stretch is None:
+                continue
+        look = watcher.look(*stretch, first_id=first_id, watch_from_s=MIN_SPEECH_S)
         looks.append(look)
         first_id += len(look.sights)
         watched += look.evidence is not None
@@ -269,13 +274,25 @@ def look_around(
             return looks
 
 
-def _whole_windows(watcher: Watcher, at: float) -> tuple[float, float]:
-    """A stretch of whole windows near ``at``, from a key frame on where one is not far."""
+def _stretch(watcher: Watcher, at: float, looks: Sequence[Look]) -> tuple[float, float] | None:
+    """A stretch of whole windows near ``at`` that was not looked at yet, from a key frame on where
+    one is not far; None where hardly anything is left."""
     key = key_before(watcher.path, at)
-    if key is not None and at - key <= 2 * LOOK_S:
-        at = key + MARGIN_S
-    first = math.ceil(at / WINDOW_S - 1e-6)
-    return first * WINDOW_S, (first + round(LOOK_S / WINDOW_S)) * WINDOW_S
+    near = key is not None and at - key <= 2 * LOOK_S
+    for low in (key + MARGIN_S, at) if key is not None and near else (at,):
+        first = math.ceil(low / WINDOW_S - 1e-6)
+        last = first + round(LOOK_S / WINDOW_S)
+        known = {w for k in looks for w in _windows(k) if first <= w < last}
+        free = [w for w in range(first, last) if w not in known]
+        runs = [len(list(run)) for _, run in groupby(enumerate(free), lambda x: x[1] - x[0])]
+        if runs and max(runs) >= LEAST_WINDOWS:
+            begin = free[sum(runs[: runs.index(max(runs))])]
+            return begin * WINDOW_S, (begin + max(runs)) * WINDOW_S
+    return None
+
+
+def _windows(look: Look) -> range:
+    return range(math.ceil(look.start_s / WINDOW_S - 1e-6), math.ceil(look.end_s / WINDOW_S - 1e-6))
 
 
 def _spread() -> Iterator[float]:

@@ -322,7 +322,7 @@ class SyncResult(Frozen):
     speech_s: Annotated[Seconds, Field(ge=0.0)] | None = None
     """Seconds of speech that were found; None when nobody listened."""
     looked_at_s: Annotated[Seconds, Field(ge=0.0)] | None = None
-    """Seconds of the file that were looked at, of a long one; None: all of it."""
+    """Seconds of the file that were looked at, of a long one or where little is said; None: all."""
     curve: Curve | None = None
     turns: tuple[Turn, ...] = ()
     """Who speaks when, in order; empty where that could not be told."""

@@ -83,6 +83,21 @@ class SpeechGate:
         """Seconds that count as speech so far."""
         return sum(p >= THRESHOLD for p in self._found) * self._chunk / SAMPLE_RATE
 
+    def spans(self, margin_s: float, gap_s: float) -> list[tuple[float, float]]:
+        """Stretches (s) around speech, ``margin_s`` wider on either side, in order.
+
+        Between them lies more than ``gap_s``.
+        """
+        step = self._chunk / SAMPLE_RATE
+        out: list[tuple[float, float]] = []
+        for i in np.flatnonzero(np.array(self._found, np.float32) >= THRESHOLD).tolist():
+            low = self._start_s + i * step - margin_s
+            high = low + step + 2 * margin_s
+            if out and low - out[-1][1] <= gap_s:
+                low = out.pop()[0]
+            out.append((low, high))
+        return out
+
     def at(self, first: int, rate: float, count: int) -> FloatArray:
         """(count,) of 1 where there is speech and 0 elsewhere, at times (first + i) / rate s."""
         if not self._found:

@@ -19,7 +19,7 @@ from avsync.overlap import ahead
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight
 
-__all__ = ["frames_of", "hear", "pieces_of", "reported", "see", "see_crops"]
+__all__ = ["frames_of", "hear", "listen", "pieces_of", "reported", "see", "see_crops"]
 
 #: Frames that are decoded before their faces are looked for, and crops' chunks before encoding.
 FRAMES_AHEAD = 8
@@ -94,8 +94,8 @@ def pieces_of(
     return iter_audio(source, audio_stream=audio_stream)
 
 
-def hear(engine: Engine, pieces: Iterable[AudioPiece]) -> tuple[Any, float]:
-    """The whole sound as the engine keeps it (None: nothing), and the seconds of speech."""
+def listen(engine: Engine, pieces: Iterable[AudioPiece]) -> tuple[Any, SpeechGate | None]:
+    """The whole sound as the engine keeps it, and where in it is speech; None: nothing."""
     ear: Ear | None = None
     gate: SpeechGate | None = None
     for piece in pieces:
@@ -105,8 +105,14 @@ def hear(engine: Engine, pieces: Iterable[AudioPiece]) -> tuple[Any, float]:
         gate.push(piece.samples)
         ear.push(piece.samples)
     if ear is None or gate is None:
-        return None, 0.0
-    return ear.close(gate), gate.speech_s
+        return None, None
+    return ear.close(gate), gate
+
+
+def hear(engine: Engine, pieces: Iterable[AudioPiece]) -> tuple[Any, float]:
+    """The whole sound as the engine keeps it (None: nothing), and the seconds of speech."""
+    sound, gate = listen(engine, pieces)
+    return sound, gate.speech_s if gate is not None else 0.0
 
 
 def see(

@@ -1,23 +1,37 @@
 """Short files, and arrays: heard and seen as a whole, then judged (long ones: :mod:`avsync.looks`).
 
 Nothing is forgotten before the end, so that stretches without a face, and who speaks when, are
-known for all of it.
+known for all of it. Where nothing is said for long, the picture is not looked at, unless all of it
+is asked for: what is left out there would not be scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avsync.media import DecodeStats, MediaInfo
+from avsync.looks import MARGIN_S, WINDOW_S, in_part
+from avsync.media import (
+    DecodeStats,
+    GridFrame,
+    MediaInfo,
+    iter_audio,
+    iter_grid_frames,
+    key_before,
+)
 from avsync.result import Status, SyncResult
+from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
+from avsync.watch import listen
 
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
 
 __all__ = ["judged", "score"]
+
+#: Silences shorter than this (s) are watched.
+GAP_S = 6.0
 
 Progress = Callable[[float], None]
 
@@ -34,18 +48,54 @@ def score(
 ) -> SyncResult:
     """The result of a file with picture and sound; ``common`` as :func:`avsync.verdict.judge`."""
     stats = DecodeStats()
-    sound, speech_s = detector._hear(path, audio_stream, stats)
-    if sound is None:
+    sound, gate = listen(detector.engine, iter_audio(path, audio_stream=audio_stream, stats=stats))
+    if sound is None or gate is None:
         reason = "the audio stream holds no sound that can be decoded"
         warned = tuple(stats.warnings)
         return SyncResult(status=Status.no_audio, reason=reason, warnings=warned, **common)
-    tracks, sights = detector._see(path, info, stats, progress)
+    spans = [] if detector.exhaustive or cuts else _spoken(gate, info, detector.max_offset_ms)
+    frames = None
+    if spans:
+        common = common | {"looked_at_s": sum(high - low for low, high in spans)}
+        frames = _frames(path, spans, stats)
+    tracks, sights = detector._see(path, info, stats, progress, frames)
     warned = tuple(stats.warnings)
     if stats.video_end_s is None:
         reason = "the video stream holds no picture that can be decoded"
         return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
     common = common | {"warnings": warned}
-    return judged(detector, tracks, sights, sound, speech_s, common, progress, cuts)
+    return in_part(judged(detector, tracks, sights, sound, gate.speech_s, common, progress, cuts))
+
+
+def _spoken(gate: SpeechGate, info: MediaInfo, max_offset_ms: float) -> list[tuple[float, float]]:
+    """Where (s) something is said, as far as it may belong to the picture.
+
+    Empty where that is all of the file, or none of it, or so nearly that seeking does not pay.
+    """
+    end = info.start_s + (info.duration_s or 0.0)
+    margin = max_offset_ms / 1000 + WINDOW_S + MARGIN_S
+    found = gate.spans(margin, GAP_S)
+    spans = [(max(low, info.start_s), min(high, end)) for low, high in found if low < end]
+    left_out = end - info.start_s - sum(high - low for low, high in spans)
+    return spans if left_out >= GAP_S else []
+
+
+def _frames(
+    path: str | Path, spans: Sequence[tuple[float, float]], stats: DecodeStats
+) -> Iterator[GridFrame]:
+    """The frames of some stretches; read on from one to the next where seeking would not help."""
+    groups: list[list[tuple[float, float]]] = []
+    for low, high in spans:
+        key = key_before(path, low) if groups else None
+        if groups and (key is None or key <= groups[-1][-1][1]):
+            groups[-1].append((low, high))
+        else:
+            groups.append([(low, high)])
+    for group in groups:
+        frames = iter_grid_frames(path, start_s=group[0][0], end_s=group[-1][1], stats=stats)
+        for frame in frames:
+            if any(low <= frame.time_s <= high for low, high in group):
+                yield frame
 
 
 def judged(

@@ -37,8 +37,10 @@ STRETCHES = 3
 GROUPED_S = 4.0
 SHIFTS_MS = (-330, 170, -90, 410)
 NEAR_MS = 40.0
+#: Shifts that would bring the offset beyond this share of what is searched are not taken.
+MOST_SHARE = 0.9
 RATE = 16_000
-#: Examples of each kind in the picture of curves.
+#: Examples of each kind in the picture of curves, of stretches longer than the shortest.
 EXAMPLES = 4
 
 
@@ -64,10 +66,15 @@ class Answer:
         return None if said is None else said - self.truth_ms
 
     @property
+    def guessed(self) -> bool:
+        """Whether the highest score is at the right place."""
+        return self.guess_ms is not None and abs(self.guess_ms - self.truth_ms) <= NEAR_MS
+
+    @property
     def kind(self) -> str:
-        """ "right", "wrong" or "abstained"."""
+        """ "right", "wrong", or "abstained" in one of two ways."""
         if self.error_ms is None:
-            return "abstained"
+            return "abstained, could be right" if self.guessed else "abstained, would be wrong"
         return "right" if abs(self.error_ms) <= NEAR_MS else "wrong"
 
 
@@ -113,6 +120,7 @@ def answers(clips: Sequence[tuple[Clip, SyncResult]], console: Console) -> list[
     """What is said of stretches of all clips; each comes with what is said of the whole of it."""
     found: list[Answer] = []
     count = 0
+    limit = clips[0][0].detector.max_offset_ms
     for clip, plain in progress_track(clips, "stretches", console=console):
         own = own_offset(clip, plain)
         if own is None:
@@ -125,7 +133,10 @@ def answers(clips: Sequence[tuple[Clip, SyncResult]], console: Console) -> list[
         for length in LENGTHS_S:
             room = end - start - length
             for place in np.linspace(0, room, STRETCHES) if room >= 0 else ():
-                shift = SHIFTS_MS[count % len(SHIFTS_MS)]
+                fit = [s for s in SHIFTS_MS if abs(own - s) <= MOST_SHARE * limit]
+                if not fit:
+                    continue
+                shift = fit[count % len(fit)]
                 count += 1
                 first = round((start + place) * 25)
                 result, guess, curve = _judged(clip, sound, first, round(length * 25), shift)
@@ -174,7 +185,6 @@ def _judged(
 
 def _row(found: Sequence[Answer]) -> list[str]:
     errors = [a.error_ms for a in found if a.error_ms is not None]
-    guesses = [abs(a.guess_ms - a.truth_ms) <= NEAR_MS for a in found if a.guess_ms is not None]
     count = len(found)
     return [
         str(len({a.row["id"] for a in found})),
@@ -183,7 +193,7 @@ def _row(found: Sequence[Answer]) -> list[str]:
         f"{100 * float(np.mean(np.abs(errors) <= NEAR_MS)):.1f}" if errors else "-",
         f"{np.median(np.abs(errors)):.1f}" if errors else "-",
         f"{np.max(np.abs(errors)):.0f}" if errors else "-",
-        f"{100 * sum(guesses) / count:.1f}",
+        f"{100 * sum(a.guessed for a in found) / count:.1f}",
     ]
 
 
@@ -247,21 +257,26 @@ def draw(found: Sequence[Answer], path: Path, seed: int = 7) -> None:
     from matplotlib.figure import Figure
 
     rng = np.random.default_rng(seed)
-    kinds = ("right", "abstained", "wrong")
-    figure = Figure(figsize=(3.1 * EXAMPLES, 7.2), layout="constrained")
-    axes = figure.subplots(len(kinds), EXAMPLES, squeeze=False)
-    for line, kind in zip(axes, kinds, strict=True):
-        shown = [a for a in found if a.kind == kind and a.curve is not None]
-        picked = [shown[i] for i in rng.permutation(len(shown))[:EXAMPLES]]
-        for place, plot in enumerate(line):
-            if place >= len(picked):
-                plot.axis("off")
-                if not place:
-                    plot.text(0, 0.5, f"none of {len(found)} stretches was {kind}", fontsize=9)
-                continue
-            _draw_one(plot, picked[place])
+    rows: dict[str, list[Answer]] = {}
+    for kind in ("right", "abstained, could be right", "abstained, would be wrong", "wrong"):
+        some = [a for a in found if a.kind == kind and a.curve and a.length_s > LENGTHS_S[0]]
+        if some:
+            rows[kind] = [some[i] for i in rng.permutation(len(some))[:EXAMPLES]]
+    figure = Figure(figsize=(3.1 * EXAMPLES, 0.6 + 2.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), EXAMPLES, squeeze=False)
+    for line, (kind, picked) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(kind, fontsize=9)
+        for plot in line[len(picked) :]:
+            plot.axis("off")
+        for plot, answer in zip(line, picked, strict=False):
+            _draw_one(plot, answer)
+    wrong = sum(a.kind == "wrong" for a in found)
+    figure.suptitle(
+        f"score over offset; {wrong} of {len(found)} stretches were answered wrong; "
+        "dashed: the truth, dotted: what was said",
+        fontsize=10,
+    )
     figure.supxlabel("offset, ms (positive = audio leads)", fontsize=9)
-    figure.supylabel("score", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
@@ -274,6 +289,6 @@ def _draw_one(plot: Any, answer: Answer) -> None:
     words = answer.result.status.value if said is None else f"said {said:+.0f} ms"
     sure = answer.result.probability
     words += "" if sure is None else f" ({100 * sure:.0f} %)"
-    title = f"{answer.kind}, {answer.length_s:g} s: {words}\ntruth {answer.truth_ms:+.0f} ms"
+    title = f"{answer.length_s:g} s: {words}\ntruth {answer.truth_ms:+.0f} ms"
     plot.set_title(title, fontsize=8)
     plot.tick_params(labelsize=7)

@@ -6,6 +6,7 @@ The film here is a function: the offset (ms) at each instant, None where nobody 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,6 +102,21 @@ def test_a_silent_film_ends() -> None:
 def test_offsets_that_never_agree_end() -> None:
     wild = np.random.default_rng(0)
     assert len(around(Film(lambda t: float(wild.uniform(-500, 500))))) <= 200
+
+
+@pytest.mark.parametrize("every", [0.0, 10.0, 30.0, 1000.0])
+@pytest.mark.parametrize("length", [125.0, 200.0, 450.0])
+def test_nothing_is_looked_at_twice(
+    length: float, every: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice the same window would count for two; ``every`` so many seconds is a key frame."""
+    if every:
+        monkeypatch.setattr(looks, "key_before", lambda path, at: at // every * every)
+    spoken = Film(lambda t: 40.0 if length / 2 - 20 < t < length / 2 + 20 else None, length)
+    found = sorted((round(k.start_s / 0.6), round(k.end_s / 0.6)) for k in around(spoken))
+    assert all(one[1] <= other[0] for one, other in pairwise(found))
+    covered = 0.6 * sum(high - low for low, high in found)
+    assert 0.8 * length < covered <= length + 15
 
 
 def test_a_budget_ends_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
