@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from avsync.follow import anchors_between
 from avsync.picture import Picture
 
 __all__ = [
@@ -67,6 +68,8 @@ TEMPLATE = np.array(
 #: Half width (ticks) of the smoothing of the head's pose and of the mouth's place in it.
 POSE_HALF = 3
 PLACE_HALF = 10
+#: Between meshes that are this many ticks apart, or fewer than the second, the head is followed.
+FOLLOW = (3, 12)
 #: Crops are made this many at a time.
 RENDER_TICKS = 8
 
@@ -203,6 +206,7 @@ class _Tick:
     box: FloatArray
     pose: Pose | None
     fresh: bool
+    anchor: FloatArray | None = None
 
 
 @dataclass(slots=True)
@@ -210,7 +214,8 @@ class CropMaker:
     """Turns one track's patches and poses into crops, a second behind the input.
 
     Ticks without a measured pose (the mesh runs on some ticks only, or lost the face) take one
-    by interpolation; they are valid when a measured one is at most ``max_hole`` ticks away.
+    by interpolation, their anchor from the picture (:mod:`avsync.follow`) where it is found again;
+    they are valid when a measured one is at most ``max_hole`` ticks away.
     """
 
     track: int
@@ -235,6 +240,8 @@ class CropMaker:
         if self._first is None:
             self._first = self._out_first = tick
         self._ticks.append(_Tick(patch, box, pose, fresh))
+        if pose is not None:
+            self._follow(pose)
         ready = len(self._ticks) - PLACE_HALF - 1
         if ready >= self._done + RENDER_TICKS:
             self._render(self._done, ready)
@@ -266,6 +273,22 @@ class CropMaker:
         self._out = []
         return chunk
 
+    def _follow(self, pose: Pose) -> None:
+        """Find the anchors of the ticks since the last measured pose, now that there is another."""
+        last = len(self._ticks) - 1
+        for back in range(1, min(FOLLOW[1], last + 1)):
+            before = self._ticks[last - back].pose
+            if before is not None:
+                break
+        else:
+            return
+        if back < FOLLOW[0] or self._ticks[last].patch.image.ndim != 2:
+            return
+        ticks = [self._ticks[i] for i in range(last - back, last + 1)]
+        anchors = anchors_between(before, pose, [t.patch for t in ticks])
+        for tick, anchor in zip(ticks[1:-1], () if anchors is None else anchors, strict=False):
+            tick.anchor = anchor
+
     def _filled(self) -> tuple[FloatArray, npt.NDArray[np.int64]] | None:
         """Rows of poses (n, 7) with holes interpolated, and each tick's distance (n,) to a
         measured one; None when there is none. The roll is unwrapped."""
@@ -276,7 +299,11 @@ class CropMaker:
         rows[:, 1] = np.unwrap(rows[:, 1])
         ticks = np.arange(len(self._ticks))
         away = np.abs(ticks[:, None] - np.array(known)[None, :]).min(1)
-        return np.stack([np.interp(ticks, known, column) for column in rows.T], 1), away
+        filled = np.stack([np.interp(ticks, known, column) for column in rows.T], 1)
+        for row, tick in zip(filled, self._ticks, strict=True):
+            if tick.anchor is not None:
+                row[2:4] = tick.anchor
+        return filled, away
 
     def _render(self, start: int, stop: int) -> None:
         filled = self._filled()

@@ -56,17 +56,31 @@ SEEK_BACK_S = (0.0, 1.0, 4.0, 16.0, 64.0)
 
 @dataclass(slots=True)
 class DecodeStats:
-    """What decoding met on the way; ``warnings`` are sentences fit for a person."""
+    """What decoding met on the way; ``warnings`` are sentences fit for a person.
+
+    Who sets ``enough`` ends the decoding of the picture with the next frame.
+    """
 
     warnings: list[str] = field(default_factory=list)
     video_end_s: float | None = None
     audio_end_s: float | None = None
     bad_packets: int = 0
+    enough: bool = False
 
     def warn(self, text: str) -> None:
         """Keep a warning once."""
         if text not in self.warnings:
             self.warnings.append(text)
+
+    def add(self, other: DecodeStats) -> None:
+        """Take in what the decoding of another stream of the file met."""
+        for text in other.warnings:
+            self.warn(text)
+        self.bad_packets += other.bad_packets
+        if other.video_end_s is not None:
+            self.video_end_s = other.video_end_s
+        if other.audio_end_s is not None:
+            self.audio_end_s = other.audio_end_s
 
 
 @contextlib.contextmanager

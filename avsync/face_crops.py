@@ -3,7 +3,7 @@
 The published pipelines find faces with S3FD, whose boxes reach from forehead to chin and from
 cheek to cheek (the WIDER FACE convention). The box of our face mesh, the smallest upright one
 around its 468 points, spans the same; it is taken in S3FD's place as it is, without any factor.
-The mesh looks at every second tick; boxes between are interpolated, as are those of short
+The mesh looks at every second to sixth tick; boxes between are interpolated, as are those of short
 losses. Centre and size then go through a running median of 13 ticks (6 to either side, fewer
 at a track's ends), as in the public SyncNet pipeline.
 

@@ -1,10 +1,11 @@
 """Faces: detection, tracks and mesh with mediapipe, several people, cuts and small faces.
 
 Detection runs rarely (every second, after cuts, more often while there is no face); between, each
-track's face mesh follows its face, on every fourth tick while the head is steady and on every
-second while it moves. Small faces are found by looking at overlapping tiles of the picture: at
-large ones after a cut to a picture in which no face is found, at all now and then, the more rarely
-the longer that finds nothing.
+track's face mesh follows its face, on every sixth tick while the head is steady, every fourth while
+it moves and every second while it moves fast; where the head is between is found by comparing
+pictures (:mod:`avsync.follow`). Small faces are found by looking at overlapping tiles of the
+picture: at large ones after a cut to a picture in which no face is found, at all now and then, the
+more rarely the longer that finds nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ OVERLAP = 1.4
 #: Ticks between meshes, by how far the head moves from mesh to mesh at most: its middle (eye
 #: distances), and its scale (relative) or roll (rad); else MESH_EVERY.
 MESH_EVERY = 2
-STEADY = ((4, 0.06, 0.03),)
+STEADY = ((6, 0.06, 0.02), (4, 0.15, 0.05))
 #: A track ends when its mesh has been lost for this many ticks.
 LOST_AFTER = 15
 #: The mesh looks at a window this many times the face box; it moves when the face has moved.

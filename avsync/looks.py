@@ -20,7 +20,6 @@ import numpy as np
 
 from avsync.media import (
     DecodeStats,
-    GridFrame,
     MediaInfo,
     iter_audio,
     iter_grid_frames,
@@ -31,7 +30,7 @@ from avsync.result import Status, SyncResult, Turn
 from avsync.seams import NOBODY, Look, continued, sights_of, voices_of
 from avsync.speakers import Voices, find_voices
 from avsync.verdict import judge_evidence, sure_offset
-from avsync.watch import hear, see
+from avsync.watch import Seen, hear, hear_and_see, see
 
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
@@ -144,27 +143,38 @@ class Watcher:
         detector = self.detector
         max_offset_ms = detector.max_offset_ms
         reach = max_offset_ms / 1000 + 2 * MARGIN_S
-        pieces = iter_audio(
-            self.path,
-            audio_stream=self.audio_stream,
-            stats=self.stats,
-            start_s=max(start_s - reach, self.info.start_s - 1),
-            end_s=None if end_s is None else end_s + reach,
+
+        def hearing(stats: DecodeStats) -> tuple[Any, float]:
+            pieces = iter_audio(
+                self.path,
+                audio_stream=self.audio_stream,
+                stats=stats,
+                start_s=max(start_s - reach, self.info.start_s - 1),
+                end_s=None if end_s is None else end_s + reach,
+            )
+            return hear(detector.engine, pieces)
+
+        def seeing(stats: DecodeStats, heard: tuple[Any, float] | None) -> Seen | None:
+            if heard is not None and heard[1] < watch_from_s:
+                return None
+            frames = iter_grid_frames(
+                self.path,
+                start_s=start_s - MARGIN_S,
+                end_s=None if end_s is None else end_s + MARGIN_S,
+                stats=stats,
+            )
+            return see(detector.engine, frames, overlap=detector.overlap)
+
+        (sound, speech_s), watched = hear_and_see(
+            hearing, seeing, self.stats, overlap=detector.overlap and not watch_from_s
         )
-        sound, speech_s = hear(detector.engine, pieces)
         self.heard_any |= sound is not None
+        self.watched_any |= watched is not None
         end = end_s if end_s is not None else self.info.start_s + (self.info.duration_s or 0)
         nothing = Look(start_s, end, None, [], speech_s, None, NOBODY)
-        if sound is None or speech_s < watch_from_s:
+        if watched is None:
             return nothing
-        self.watched_any = True
-        frames: Iterator[GridFrame] = iter_grid_frames(
-            self.path,
-            start_s=start_s - MARGIN_S,
-            end_s=None if end_s is None else end_s + MARGIN_S,
-            stats=self.stats,
-        )
-        tracks, sights = see(detector.engine, frames, overlap=detector.overlap)
+        tracks, sights = watched
         if not tracks:
             return nothing
         seen, heard = detector.engine.compare(tracks, sound, max_offset_ms=max_offset_ms)

@@ -151,7 +151,7 @@ def _iter_video(
         for pts, duration, frame in demux.timed_frames(container, stream, stats):
             if start_s is not None and pts + duration <= start_s:
                 continue
-            if end_s is not None and pts >= end_s:
+            if stats.enough or (end_s is not None and pts >= end_s):
                 return
             stats.video_end_s = pts + duration
             yield pts, duration, frame

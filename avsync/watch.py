@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,35 @@ import numpy.typing as npt
 from avsync.arrays import grid_frames, sound_pieces
 from avsync.crops import CropChunk
 from avsync.engines import Ear, Engine, Eye
-from avsync.errors import InvalidArrayError
-from avsync.media import AudioPiece, GridFrame, MediaInfo, iter_audio, iter_grid_frames
+from avsync.errors import AVSyncError, InvalidArrayError
+from avsync.media import (
+    AudioPiece,
+    DecodeStats,
+    GridFrame,
+    MediaInfo,
+    iter_audio,
+    iter_grid_frames,
+)
 from avsync.overlap import ahead
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight
 
-__all__ = ["frames_of", "hear", "listen", "pieces_of", "reported", "see", "see_crops"]
+__all__ = [
+    "Seen",
+    "frames_of",
+    "hear",
+    "hear_and_see",
+    "listen",
+    "pieces_of",
+    "reported",
+    "see",
+    "see_crops",
+]
+
+#: Every face's track as the engine keeps it, and what is known of the faces.
+Seen = tuple[list[Any], list[TrackSight]]
+#: What was heard: as the engine keeps it (None: nothing), and something about it.
+Heard = TypeVar("Heard", bound=tuple[Any, Any])
 
 #: Frames that are decoded before their faces are looked for, and crops' chunks before encoding.
 FRAMES_AHEAD = 8
@@ -115,9 +138,7 @@ def hear(engine: Engine, pieces: Iterable[AudioPiece]) -> tuple[Any, float]:
     return sound, gate.speech_s if gate is not None else 0.0
 
 
-def see(
-    engine: Engine, frames: Iterable[GridFrame], *, overlap: bool = False
-) -> tuple[list[Any], list[TrackSight]]:
+def see(engine: Engine, frames: Iterable[GridFrame], *, overlap: bool = False) -> Seen:
     """Every face's track as the engine keeps it, and what is known of the faces.
 
     ``overlap``: make the frames, follow the faces and encode at the same time, in threads.
@@ -130,7 +151,50 @@ def see(
     return see_crops(engine, ahead(chunks, CHUNKS_AHEAD))
 
 
-def see_crops(engine: Engine, chunks: Iterable[CropChunk]) -> tuple[list[Any], list[TrackSight]]:
+def hear_and_see(
+    hearing: Callable[[DecodeStats], Heard],
+    seeing: Callable[[DecodeStats, Heard | None], Seen | None],
+    stats: DecodeStats,
+    *,
+    overlap: bool,
+) -> tuple[Heard, Seen | None]:
+    """What is heard, and what is seen unless that is nothing.
+
+    Args:
+        seeing: gets what was heard, or None where both are done at the same time.
+        stats: takes in what decoding met, that of the sound first.
+        overlap: do both at the same time; where nothing is heard the seeing is cut short.
+    """
+    if not overlap:
+        heard = hearing(stats)
+        return heard, None if heard[0] is None else seeing(stats, heard)
+    listened, watched = DecodeStats(), DecodeStats()
+
+    def aside() -> Heard:
+        nothing = True
+        try:
+            found = hearing(listened)
+            nothing = found[0] is None
+        finally:
+            watched.enough = nothing
+        return found
+
+    with ThreadPoolExecutor(1, "avsync-hear") as pool:
+        hope = pool.submit(aside)
+        try:
+            seen = seeing(watched, None)
+        except AVSyncError:
+            hope.result()  # what is wrong with the sound is said first, as without overlap
+            raise
+        heard = hope.result()
+    stats.add(listened)
+    if heard[0] is None:
+        return heard, None
+    stats.add(watched)
+    return heard, seen
+
+
+def see_crops(engine: Engine, chunks: Iterable[CropChunk]) -> Seen:
     """As :func:`see`, from crops."""
     buffers: dict[int, TrackBuffer] = {}
     for chunk in chunks:

@@ -23,7 +23,7 @@ from avsync.media import (
 from avsync.result import Status, SyncResult
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
-from avsync.watch import listen
+from avsync.watch import Seen, hear_and_see, listen
 
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
@@ -48,23 +48,35 @@ def score(
 ) -> SyncResult:
     """The result of a file with picture and sound; ``common`` as :func:`avsync.verdict.judge`."""
     stats = DecodeStats()
-    sound, gate = listen(detector.engine, iter_audio(path, audio_stream=audio_stream, stats=stats))
-    if sound is None or gate is None:
+    looked: list[tuple[float, float]] = []
+
+    def hearing(stats: DecodeStats) -> tuple[Any, SpeechGate | None]:
+        pieces = iter_audio(path, audio_stream=audio_stream, stats=stats)
+        return listen(detector.engine, pieces)
+
+    def seeing(stats: DecodeStats, heard: tuple[Any, SpeechGate | None] | None) -> Seen:
+        gate = None if heard is None or all_of_it else heard[1]
+        if gate is not None:
+            looked.extend(_spoken(gate, info, detector.max_offset_ms))
+        frames = _frames(path, looked, stats) if looked else None
+        return detector._see(path, info, stats, progress, frames)
+
+    all_of_it = detector.exhaustive or bool(cuts)
+    (sound, gate), seen = hear_and_see(
+        hearing, seeing, stats, overlap=detector.overlap and all_of_it
+    )
+    if seen is None or gate is None:
         reason = "the audio stream holds no sound that can be decoded"
         warned = tuple(stats.warnings)
         return SyncResult(status=Status.no_audio, reason=reason, warnings=warned, **common)
-    spans = [] if detector.exhaustive or cuts else _spoken(gate, info, detector.max_offset_ms)
-    frames = None
-    if spans:
-        common = common | {"looked_at_s": sum(high - low for low, high in spans)}
-        frames = _frames(path, spans, stats)
-    tracks, sights = detector._see(path, info, stats, progress, frames)
+    if looked:
+        common = common | {"looked_at_s": sum(high - low for low, high in looked)}
     warned = tuple(stats.warnings)
     if stats.video_end_s is None:
         reason = "the video stream holds no picture that can be decoded"
         return SyncResult(status=Status.no_video, reason=reason, warnings=warned, **common)
     common = common | {"warnings": warned}
-    return in_part(judged(detector, tracks, sights, sound, gate.speech_s, common, progress, cuts))
+    return in_part(judged(detector, *seen, sound, gate.speech_s, common, progress, cuts))
 
 
 def _spoken(gate: SpeechGate, info: MediaInfo, max_offset_ms: float) -> list[tuple[float, float]]:

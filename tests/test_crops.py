@@ -101,9 +101,9 @@ def _drawn(scale: float, roll: float, x: float, y: float, width: int, height: in
 
 
 @lru_cache(maxsize=512)
-def _cut(head: Head) -> FacePatch:
+def _cut(head: Head, luma: bool = False) -> FacePatch:
     centre = head.origin + head.turn @ np.array([0, 0.35]) * head.scale
-    return FacePatch.cut(Picture.of(head.draw()), centre, 4.0 * head.scale)
+    return FacePatch.cut(Picture.of(head.draw()), centre, 4.0 * head.scale, luma=luma)
 
 
 def wanted_crop(mouth: Floats) -> Floats:
@@ -127,15 +127,15 @@ def crops_of(
     fresh: list[bool] | None = None,
     chunk: int = 250,
     first: int = 100,
+    luma: bool = False,
 ) -> list[CropChunk]:
     maker = CropMaker(3, chunk=chunk)
     out = []
     for i, head in enumerate(heads):
         pose = head.pose if measured is None or measured[i] else None
         box = np.array([head.x - head.scale, head.y, head.x + head.scale, head.y + i])
-        ready = maker.push(
-            first + i, head.patch, box, pose, fresh=True if fresh is None else fresh[i]
-        )
+        patch = _cut(replace(head, jaw=0.0), luma)
+        ready = maker.push(first + i, patch, box, pose, fresh=fresh is None or fresh[i])
         if ready is not None:
             out.append(ready)
     ready = maker.close()

@@ -22,6 +22,7 @@ from avsync.faces import (
     DETECT_EVERY,
     LOST_AFTER,
     SEEK_EVERY,
+    STEADY,
     TILE_EVERY,
     FaceTracker,
     _distinct,
@@ -203,7 +204,7 @@ def test_a_face_that_leaves_ends_its_track(portrait: Image) -> None:
     assert track.first == 0
     assert track.valid[:30].all()
     assert not track.valid[34:].any()
-    assert 30 <= track.stop <= 30 + LOST_AFTER + 2
+    assert 30 <= track.stop <= 30 + LOST_AFTER + STEADY[0][0]  # a mesh is when that is noticed
 
 
 def test_a_face_that_comes_is_found_and_one_that_returns_is_new(portrait: Image) -> None:

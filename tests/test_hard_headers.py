@@ -93,7 +93,7 @@ def test_pictures_hours_apart_make_few_ticks(monkeypatch: pytest.MonkeyPatch) ->
 def test_faces_end_where_ticks_jump(monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = FaceTracker()
     ended: list[int] = []
-    monkeypatch.setattr(tracker, "_detect", lambda image: None)
+    monkeypatch.setattr(tracker, "_detect", lambda image, cut: None)
     monkeypatch.setattr(tracker, "_end", lambda tracks: ended.append(frame.tick) or iter(()))
     for tick in (7, 8, 9, 500, 501):
         frame = media.GridFrame(
