@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync import demux
+from avsync.errors import MediaReadError
 from avsync.splice import Piece, Splicer
 
 __all__ = ["AudioEncoder", "Stretch", "encoder_for"]
@@ -128,6 +129,7 @@ class AudioEncoder:
         self._counted = 0
         self._cursor = 0  # samples laid down since the origin
         self._skip = 0
+        self._filled = 0  # samples of silence in gaps
         self._sent = 0
         self._parts: list[Samples] = []
         self._held = 0
@@ -172,8 +174,8 @@ class AudioEncoder:
             self.bad_packets += 1
             frames = []
         for frame in frames:
-            self._lay(frame)
-            yield from self._encode(False)
+            for _ in self._lay(frame):
+                yield from self._encode(False)
         if packet is None:
             self._pour(None)
             if self._splicer is not None:
@@ -181,8 +183,12 @@ class AudioEncoder:
                     self._put(block)
             yield from self._encode(True)
 
-    def _lay(self, frame: Any) -> None:
-        """Put a decoded frame where its time stamp says."""
+    def _lay(self, frame: Any) -> Iterator[None]:
+        """Put a decoded frame where its time stamp says; yields when there is some to encode.
+
+        Raises:
+            MediaReadError: the gaps are together longer than any that is believed.
+        """
         expected = self._run_s + self._counted / frame.sample_rate
         pts = demux.seconds(frame.pts, frame.time_base)
         first = self._kind is None
@@ -196,10 +202,19 @@ class AudioEncoder:
             extra = self.stretch.at(pts) if self.stretch else 0.0
             place = round((pts + self.shift_s + extra) * self.rate) - self.origin
             self._skip = max(0, self._cursor - place)
+            self._filled += max(0, place - self._cursor)
+            if self._filled > demux.MAX_GAP_S * self.rate:
+                raise MediaReadError(
+                    f"the sound's time stamps leave gaps of {self._filled / self.rate:.0f} s, more "
+                    f"than the {demux.MAX_GAP_S:.0f} s that are filled with silence; the file is "
+                    "damaged, make a copy of it with other tools first"
+                )
             while self._cursor < place:
                 self._append(self._silence(min(place - self._cursor, 1 << 16)))
+                yield
         self._counted += frame.samples
         self._pour(frame)
+        yield
 
     def _pour(self, frame: Any | None) -> None:
         if frame is None and self._resampler is None:

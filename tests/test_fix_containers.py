@@ -17,9 +17,9 @@ from measure import errors_ms
 from offset_clips import CASES, EVENTS_S, B, clip, digest, hashes
 
 import avsync
-from avsync import media, remux
+from avsync import demux, media, remux
 from avsync.digests import read_digests
-from avsync.errors import InvalidOptionError
+from avsync.errors import InvalidOptionError, MediaReadError
 from avsync.reaudio import Stretch
 
 OFFSETS_MS = (-400, -123, 80, 400)
@@ -96,6 +96,37 @@ def test_pcm_encoded_anew_keeps_every_sample(tmp_path: Path) -> None:
     old, new = samples(made.path), samples(out)
     assert not new[:4800].any()
     assert np.array_equal(new[4800 : 4800 + len(old)], old)
+
+
+def write_gaps(source: Path, out: Path, gaps_s: float) -> Path:
+    """The same film, twice interrupted for so long."""
+    with av.open(str(source)) as film, av.open(str(out), "w") as made:
+        twins = [made.add_stream_from_template(s) for s in film.streams]
+        packets = [p for p in film.demux() if p.size]
+        for packet in packets:
+            late = sum(packet.pts * packet.time_base > t for t in (1, 2)) * gaps_s
+            packet.pts += round(late / packet.time_base)
+            packet.dts += round(late / packet.time_base)
+            packet.stream = twins[packet.stream.index]
+            made.mux(packet)
+    return out
+
+
+def test_gaps_are_filled_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forged file would otherwise become terabytes of silence."""
+    monkeypatch.setattr(demux, "MAX_GAP_S", 10.0)
+    made = clip(tmp_path, "flac.mkv")
+    out = tmp_path / "out.mkv"
+    filled = write_gaps(made.path, tmp_path / "filled.mkv", 4.0)
+    avsync.fix(filled, out, offset_ms=90, reencode_audio=True)
+    assert media.read_audio(out).end_s == pytest.approx(
+        media.read_audio(filled).end_s + 0.09, abs=0.05
+    )
+    out.unlink()
+    forged = write_gaps(made.path, tmp_path / "forged.mkv", 6.0)
+    with pytest.raises(MediaReadError, match=r"gaps of 12 s, more than the 10 s"):
+        avsync.fix(forged, out, offset_ms=90, reencode_audio=True)
+    assert not [p for p in tmp_path.iterdir() if "out" in p.name]
 
 
 def test_a_repair_can_be_undone(tmp_path: Path) -> None:
