@@ -1,11 +1,11 @@
 """Faces: detection, tracks and mesh with mediapipe, several people, cuts and small faces.
 
-Detection runs rarely (every second, after cuts, more often while there is no face); between, each
-track's face mesh follows its face, on every sixth tick while the head is steady, every fourth while
-it moves and every second while it moves fast; where the head is between is found by comparing
-pictures (:mod:`avsync.follow`). Small faces are found by looking at overlapping tiles of the
-picture: at large ones after a cut to a picture in which no face is found, at all now and then, the
-more rarely the longer that finds nothing.
+Detection runs rarely (every ``DETECT_EVERY`` ticks, after cuts, more often while there is no face);
+between, each track's face mesh follows its face, on every sixth tick while the head is steady,
+every fourth while it moves and every second while it moves fast; where the head is between is found
+by comparing pictures (:mod:`avsync.follow`). Small faces are found by looking at overlapping
+squares of the picture: at large ones after a cut to a picture in which no face is found, at all now
+and then, the more rarely the longer that finds nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from avsync.picture import Picture
 
 __all__ = ["FaceTracker", "mouth_chunks"]
 
-#: Ticks (1/25 s) between detections on the whole picture while faces are followed, and while none
-#: is.
-DETECT_EVERY = 25
+#: Ticks (1/25 s) between detections on the whole picture while faces are followed (by one of both
+#: detectors in turn), and while none is (by both).
+DETECT_EVERY = 15
 SEEK_EVERY = 5
+#: In a new scene the first so many detections come as quickly, after the first one by the detector
+#: of near faces, which may be missed by the other for long.
+FIRST_LOOKS = 3
 #: Ticks between searches of the picture's tiles: at first, and at most where faces are followed
 #: and where none is.
 TILE_EVERY = 75
@@ -94,27 +97,25 @@ class _Detector:
             boxes.append(np.array(corners) * scale + np.array(origin * 2))
         return boxes
 
-    def whole(self, picture: Picture, *, both: bool) -> list[Box]:
+    def whole(self, picture: Picture, models: tuple[int, ...] = (0, 1)) -> list[Box]:
         """Faces in the whole picture; with both models also those that fill it."""
         shrink = 2 ** max(0, round(np.log2(max(picture.shape) / WHOLE_SIDE)))
         small = np.ascontiguousarray(picture.small(shrink))
-        boxes = self._run(small, 1, (0, 0), shrink)
-        if both and not boxes:
-            boxes = self._run(small, 0, (0, 0), shrink)
-        if both and not boxes:
+        boxes = [box for model in models for box in self._run(small, model, (0, 0), shrink)]
+        if not boxes and len(models) > 1:
             pad = round(0.3 * max(small.shape[:2]))
             wide = cv2.copyMakeBorder(small, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
             boxes = self._run(wide, 0, (-pad * shrink, -pad * shrink), shrink)
         return _distinct(boxes)
 
     def tiles(self, picture: Picture, parts: tuple[int, ...]) -> list[Box]:
-        """Look closer: overlapping squares of these parts of the picture's height."""
+        """Look closer: overlapping squares, as large as the picture allows or of parts of that."""
         height, width = picture.shape
         boxes: list[Box] = []
         for part in parts:
-            side = int(max(height, width * 9 / 16) / part)
-            if side < SMALLEST_TILE:
-                break
+            side = int(max(height, width * 9 / 16) / part) if part > 1 else min(height, width)
+            if side < SMALLEST_TILE if part > 1 else max(height, width) < OVERLAP * side:
+                continue
             shrink = max(1, round(side / TILE_SIDE))
             nx, ny = (int(np.ceil(OVERLAP * d / side)) if d > side else 1 for d in (width, height))
             for x in np.linspace(0, max(0, width - side), nx).astype(int):
@@ -230,6 +231,7 @@ class FaceTracker:
         self._tracks: list[_Track] = []
         self._next_id = 0
         self._since_detect = DETECT_EVERY
+        self._detections = 0
         self._since_tiles = TILE_EVERY
         self._tiles_in_vain = 0
         self._new_scene = False
@@ -243,11 +245,12 @@ class FaceTracker:
         self._tick = frame.tick
         cut = self._is_cut(picture) or jumped
         if cut:
-            self._new_scene = True
+            self._new_scene, self._detections = True, 0
             yield from self._end(list(self._tracks))
         self._since_detect += 1
         self._since_tiles += 1
-        if cut or self._since_detect >= (DETECT_EVERY if self._tracks else SEEK_EVERY):
+        known = self._tracks and self._detections >= FIRST_LOOKS
+        if cut or self._since_detect >= (DETECT_EVERY if known else SEEK_EVERY):
             self._since_detect = 0
             self._detect(picture, cut)
         fresh = abs(frame.pts_seconds - frame.time_s) <= STALE_S
@@ -288,7 +291,10 @@ class FaceTracker:
         return cv2.norm(small, last, cv2.NORM_L1) > CUT_LEVEL * small.size
 
     def _detect(self, picture: Picture, cut: bool) -> None:
-        self._follow(self._detector.whole(picture, both=not self._tracks))
+        self._detections += 1
+        far = (self._detections - FIRST_LOOKS) % 2 if self._detections > FIRST_LOOKS else 0
+        models = (far,) if self._tracks else (0, 1)
+        self._follow(self._detector.whole(picture, models))
         at_most = TILE_AT_MOST if self._tracks else TILE_AT_MOST_ALONE
         if cut and not self._tracks:
             self._follow(self._detector.tiles(picture, (1,)))

@@ -229,6 +229,24 @@ def test_a_second_face_is_noticed_within_a_second(portrait: Image) -> None:
     assert tracks[1].stop == 33
 
 
+def test_a_new_scene_is_looked_at_thrice_at_once_then_by_turns(portrait: Image) -> None:
+    tracker = FaceTracker()
+    looks: list[tuple[int, tuple[int, ...]]] = []
+    true = tracker._detector.whole
+
+    def whole(picture: Picture, models: tuple[int, ...]) -> list[npt.NDArray[np.float64]]:
+        looks.append((frame.tick, models))
+        return true(picture, models)
+
+    tracker._detector.whole = whole  # type: ignore[method-assign,assignment]
+    rooms = [scene(portrait, [Place(300, 120, 120)], 960, 540, light) for light in (60, 150)]
+    for frame in grid([rooms[0]] * 42 + [rooms[1]] * 7):
+        list(tracker.push(frame))
+    list(tracker.close())
+    turns = [(0, (0, 1)), (5, (0,)), (10, (0,)), (25, (1,)), (40, (0,))]
+    assert looks == [*turns, (42, (0, 1)), (47, (0,))]
+
+
 def test_a_small_face_beside_a_large_one_is_found_by_the_tiles(portrait: Image) -> None:
     large, small = Place(100, 60, 150), Place(900, 400, 36)
     alone = scene(portrait, [large], 1280, 720)
