@@ -128,7 +128,7 @@ def test_a_budget_ends_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_whole_film_in_pieces_without_gap() -> None:
     film = Film(lambda t: 1.0, length=1000.0)
     look_at_all(film)  # type: ignore[arg-type]
-    assert film.places == [*((150.0 * i, 150.0 * (i + 1)) for i in range(6)), (900.0, None)]
+    assert film.places == [*((90.0 * i, 90.0 * (i + 1)) for i in range(10)), (900.0, None)]
 
 
 def test_merged_evidence_is_in_order_of_time_and_shares_rows() -> None:
