@@ -142,6 +142,10 @@ class FusionNetwork(nn.Module):
         if config.prior:
             nn.init.zeros_(self.classifier.weight)
 
+    def heads(self) -> list[nn.Module]:
+        """The encoders' heads that the prior is made of."""
+        return [m for name, m in self.named_children() if name.endswith(("_local", "_wide"))]
+
     def cosine(self, video: Tensor, audio: Tensor) -> Tensor:
         """(B, W) what the encoders' heads say of each video token and the audio of its tick.
 

@@ -169,9 +169,14 @@ def train(
 
 
 def _sizes(network: FusionNetwork, encoder: SyncEncoder) -> dict[str, float]:
-    """Parameters of the network alone, and with the shared front end (both trunks)."""
-    front = parameters(encoder.video.encoder) + parameters(encoder.audio.encoder)
-    return {"parameters": parameters(network), "with_front_end": parameters(network) + front}
+    """Parameters that training moves, and with what of the encoders stands before them."""
+    towers = (encoder.video, encoder.audio)
+    heads = sum(parameters(head) for head in network.heads())
+    front = sum(parameters(t.encoder) for t in towers) + (heads if network.config.prior else 0)
+    if network.config.context_dim:
+        front += sum(parameters(t.context) for t in towers)
+    own = parameters(network) - heads
+    return {"parameters": own, "with_front_end": own + front}
 
 
 def distil_all(

@@ -310,6 +310,12 @@ def test_table_runs_every_loss_on_the_same_batches(tmp_path: Path) -> None:
         ("teacher", 0), ("none", 0), ("none", 1), ("kd", 0), ("kd", 1),
     ]  # fmt: skip
     assert all("joint_5" in r for r in rows)
+    network = load_fusion(teacher)
+    front = parameters(tokens.encoder.video.encoder) + parameters(tokens.encoder.audio.encoder)
+    trained = sum(p.numel() for p in FusionNetwork(PLAIN).parameters() if p.requires_grad)
+    assert {h.out_features for h in network.heads()} == {8}
+    assert rows[0]["parameters"] == trained
+    assert rows[0]["with_front_end"] == trained + front
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == [1, 2]
     first = log[0]
