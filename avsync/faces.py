@@ -34,9 +34,10 @@ SEEK_EVERY = 5
 #: In a new scene the first so many detections come as quickly, after the first one by the detector
 #: of near faces, which may be missed by the other for long.
 FIRST_LOOKS = 3
-#: Ticks between searches of the picture's tiles: at first, and at most where faces are followed
-#: and where none is.
-TILE_EVERY = 75
+#: Ticks between searches of the picture's tiles: at first, at most in a new scene without a face,
+#: and at most where faces are followed and where none is.
+TILE_EVERY = 125
+TILE_NEW_SCENE = 75
 TILE_AT_MOST = 1200
 TILE_AT_MOST_ALONE = 300
 #: Side (px) of the smallest tiles; in smaller ones only faces would be found whose lips cannot be
@@ -168,10 +169,10 @@ class _Track:
 
     def follow(self, picture: Picture) -> Pose | None:
         """The pose at this tick, when the mesh is due and finds the face."""
-        self._move_window()
         self.age += 1
         if self.age <= self.due and not self.lost:
             return None
+        self._move_window()
         pose = self._look(picture)
         self.due = self.age - 1 + _wait(self.pose, pose)
         self.lost = 0 if pose is not None else self.lost + 1
@@ -299,7 +300,7 @@ class FaceTracker:
         if cut and not self._tracks:
             self._follow(self._detector.tiles(picture, (1,)))
         if self._new_scene and not self._tracks:
-            at_most = TILE_EVERY
+            at_most = TILE_NEW_SCENE
         wait = TILE_EVERY * 2 ** max(0, min(self._tiles_in_vain, 9) - 1)
         if self._since_tiles >= min(wait, at_most):
             self._since_tiles, self._new_scene = 0, False
