@@ -50,6 +50,7 @@ class SeeingOnce(avsync.SyncDetector):
         info: MediaInfo,
         stats: DecodeStats,
         progress: Callable[[float], None] | None,
+        frames: Any = None,
     ) -> Any:
         picture = hashlib.sha256()
         with av.open(str(path)) as film:

@@ -200,9 +200,11 @@ class Watcher(SyncDetector):
     key: str | None = None
     watched: ClassVar[dict[str, Any]] = {}
 
-    def _see(self, path: Any, info: Any, stats: DecodeStats, progress: Any) -> Any:
+    def _see(
+        self, path: Any, info: Any, stats: DecodeStats, progress: Any, frames: Any = None
+    ) -> Any:
         if self.key is None:
-            return super()._see(path, info, stats, progress)
+            return super()._see(path, info, stats, progress, frames)
         if self.key not in self.watched:
             seen = super()._see(path, info, stats, progress)
             self.watched[self.key] = (stats.video_end_s, seen)
