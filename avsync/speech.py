@@ -83,6 +83,11 @@ class SpeechGate:
         """Seconds that count as speech so far."""
         return sum(p >= THRESHOLD for p in self._found) * self._chunk / SAMPLE_RATE
 
+    @property
+    def end_s(self) -> float:
+        """Time (s) up to which was listened."""
+        return self._start_s + len(self._found) * self._chunk / SAMPLE_RATE
+
     def spans(self, margin_s: float, gap_s: float) -> list[tuple[float, float]]:
         """Stretches (s) around speech, ``margin_s`` wider on either side, in order.
 

@@ -84,7 +84,9 @@ def _spoken(gate: SpeechGate, info: MediaInfo, max_offset_ms: float) -> list[tup
 
     Empty where that is all of the file, or none of it, or so nearly that seeking does not pay.
     """
-    end = info.start_s + (info.duration_s or 0.0)
+    if info.duration_s is None:
+        return []
+    end = max(info.start_s + info.duration_s, gate.end_s)  # a file may declare too little
     margin = max_offset_ms / 1000 + WINDOW_S + MARGIN_S
     found = gate.spans(margin, GAP_S)
     spans = [(max(low, info.start_s), min(high, end)) for low, high in found if low < end]
