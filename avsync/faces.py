@@ -23,6 +23,7 @@ from avsync import graphs
 from avsync._quiet import quiet_native_stderr
 from avsync.crops import CropChunk, CropMaker, FacePatch, Pose
 from avsync.media import GridFrame
+from avsync.mesh import mesh_again
 from avsync.picture import Picture
 
 __all__ = ["FaceTracker", "mouth_chunks"]
@@ -166,6 +167,10 @@ class _Track:
     due: int = 0
     pose: Pose | None = None
     by_tiles: bool = False
+    #: The last mesh, (468, 3) in picture pixels, unless the face is lost; and whether mediapipe's
+    #: graph saw the face last where it is no more.
+    raw: npt.NDArray[np.float64] | None = None
+    elsewhere: bool = False
 
     def follow(self, picture: Picture) -> Pose | None:
         """The pose at this tick, when the mesh is due and finds the face."""
@@ -188,20 +193,36 @@ class _Track:
         if moved > 0.1 or not 0.8 < zoomed < 1.25:
             self.window = (centre, side)
             if self.meshed and (moved > 0.2 or not 0.8 < zoomed < 1.25):
-                graphs.forget(self.mesh)
+                self.elsewhere = True
 
     def _look(self, picture: Picture) -> Pose | None:
         patch = FacePatch.cut(picture, *self.window)
-        with quiet_native_stderr() if self.meshed == 0 else nullcontext():
-            found = self.mesh.process(patch.image).multi_face_landmarks
-        if not found:
+        raw = self._mesh(patch)
+        self.raw = None
+        if raw is None:
             return None
-        points = (graphs.points_of(found[0]) + ASIDE) * patch.image.shape[0] - [0.5, 0.5, 0]
-        points /= patch.zoom
-        points[:, :2] += patch.origin
+        self.raw = (raw - [0.5, 0.5, 0]) / patch.zoom
+        self.raw[:, :2] += patch.origin
+        points = self.raw + ASIDE * (patch.image.shape[0] / patch.zoom)
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         self.box = np.concatenate([low, high])
         return Pose.from_mesh(points)
+
+    def _mesh(self, patch: FacePatch) -> npt.NDArray[np.float64] | None:
+        """Points (468, 3) in the patch's pixels; mediapipe finds what is not known or lost."""
+        if self.raw is not None:
+            before = self.raw.copy()
+            before[:, :2] -= patch.origin
+            again = mesh_again(patch.image, before * patch.zoom + [0.5, 0.5, 0])
+            self.elsewhere |= again is not None
+            if again is not None and again[1] > graphs.MIN_SCORE:
+                return again[0]
+        if self.elsewhere:
+            graphs.forget(self.mesh)
+            self.elsewhere = False
+        with quiet_native_stderr() if self.meshed == 0 else nullcontext():
+            found = self.mesh.process(patch.image).multi_face_landmarks
+        return graphs.points_of(found[0]) * patch.image.shape[0] if found else None
 
 
 def _wait(before: Pose | None, now: Pose | None) -> int:

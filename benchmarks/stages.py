@@ -25,7 +25,7 @@ STAGES = {
         "avsync.picture:Picture.rgb",
     ),
     "detect": ("avsync.faces:_Detector.whole", "avsync.faces:_Detector.tiles"),
-    "mesh": ("mediapipe.python.solutions.face_mesh:FaceMesh.process",),
+    "mesh": ("mediapipe.python.solutions.face_mesh:FaceMesh.process", "avsync.faces:mesh_again"),
     "follow": ("avsync.crops:anchors_between",),
     "crop": ("avsync.faces:FaceTracker.push",),
     "sound": ("avsync.sound:SoundLine.push", "avsync.sound:SoundLine.close"),
