@@ -31,6 +31,9 @@ __all__ = ["MAX_TICKS", "FusionConfig", "FusionNetwork", "audio_span", "paramete
 MAX_TICKS = 21
 #: Added to the logits of padding: finite, so that divergences of relations stay finite too.
 HIDDEN = -1e4
+#: Cosine at which the prior says neither yes nor no, at first. Without it "in sync at all" asks
+#: for so large a bias that the network turns into that bias: its tanh saturates and stays so.
+THRESHOLD = 0.45
 
 
 class FusionConfig(BaseModel):
@@ -139,6 +142,7 @@ class FusionNetwork(nn.Module):
                         own.load_state_dict(getattr(tower, head).state_dict())
                     setattr(self, f"{name}_{head}", own)
         self.prior_log_scale = nn.Parameter(torch.tensor(10.0).log())
+        self.prior_threshold = nn.Parameter(torch.tensor(THRESHOLD))
         if config.prior:
             nn.init.zeros_(self.classifier.weight)
 
@@ -201,7 +205,7 @@ class FusionNetwork(nn.Module):
                 mean = each.mean(1)
             else:
                 mean = (each * seen).sum(1) / seen.sum(1).clamp(min=1)
-            logits = logits + self.prior_log_scale.exp() * mean
+            logits = logits + self.prior_log_scale.exp() * (mean - self.prior_threshold)
         return Fusion(logits, fused, {"fusion": fusion_known, "av": av_known, "va": va_known})
 
 

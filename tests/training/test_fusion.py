@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from avsync.errors import AVSyncError, ModelNotFoundError  # noqa: E402
 from avsync.training.encoder import EncoderConfig, SyncEncoder  # noqa: E402
 from avsync.training.fusion import (  # noqa: E402
+    THRESHOLD,
     FusionConfig,
     FusionNetwork,
     audio_span,
@@ -115,7 +116,7 @@ class TestNetwork:
             v = torch.nn.functional.normalize(encoder.video.local(video), dim=-1)
             a = torch.nn.functional.normalize(encoder.audio.local(audio[:, 1::2]), dim=-1)
             cosine = (v * a).sum(-1).mean(1)
-            want = 10 * cosine + network.classifier.bias
+            want = 10 * (cosine - THRESHOLD) + network.classifier.bias
             torch.testing.assert_close(network(video, audio).logits, want, atol=1e-4, rtol=0)
 
     def test_context_tokens_give_the_score_that_ships(self) -> None:
@@ -134,7 +135,7 @@ class TestNetwork:
         logits, cosines = window_scores(network, wide, [4], 7)
         np.testing.assert_allclose(cosines[0], shipped[4:11].mean(0), atol=2e-3)
         np.testing.assert_allclose(
-            logits[0], 10 * cosines[0] + network.classifier.bias.item(), atol=1e-4
+            logits[0], 10 * (cosines[0] - THRESHOLD) + network.classifier.bias.item(), atol=1e-4
         )
 
     def test_student_is_small_with_the_front_end_counted(self) -> None:
