@@ -288,7 +288,7 @@ def _draw_one(plot: Any, answer: Answer) -> None:
         plot.axvline(said, color="#b42323", linestyle=":", linewidth=1.4)
     words = answer.result.status.value if said is None else f"said {said:+.0f} ms"
     sure = answer.result.probability
-    words += "" if sure is None else f" ({100 * sure:.0f} %)"
+    words += "" if sure is None else f" ({min(99.0, 100 * sure):.0f} %)"
     title = f"{answer.length_s:g} s: {words}\ntruth {answer.truth_ms:+.0f} ms"
     plot.set_title(title, fontsize=8)
     plot.tick_params(labelsize=7)
