@@ -46,8 +46,11 @@ class Talker:
     sound: AudioTokens
 
 
-def load(detector: SyncDetector, path: Path, kept: Path) -> Talker | None:
-    """Tokens of a clip's face and sound from the folder ``kept``, or made and put there."""
+def load(detector: SyncDetector, path: Path, kept: Path, *, least: int = 100) -> Talker | None:
+    """Tokens of a clip's face and sound from the file ``kept``, or made and put there.
+
+    None where they are of fewer than ``least`` ticks (1/25 s) together.
+    """
     if not kept.is_file():
         tracks, _ = detector._see(path, probe(path), DecodeStats(), None)
         sound, _ = detector._hear(path, None, DecodeStats())
@@ -67,7 +70,7 @@ def load(detector: SyncDetector, path: Path, kept: Path) -> Talker | None:
         first, phases = max(int(z["first"]), -(-int(z["afirst"]) // 2)), 2
         skip, askip = first - int(z["first"]), first * phases - int(z["afirst"])
         count = min(len(z["tokens"]) - skip, (len(z["atokens"]) - askip) // phases)
-        if count < 100:
+        if count < least:
             return None
         face = TrackTokens(0, 0, z["tokens"][skip:][:count], z["valid"][skip:][:count])
         rows = slice(askip, askip + count * phases)

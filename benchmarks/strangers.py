@@ -1,0 +1,84 @@
+"""How often a stranger's voice is given an offset: faces of dev clips with other speakers' sound.
+
+    python benchmarks/strangers.py ../shared/corpus --tokens /tmp/tokens
+
+Each clip of at least 2 s is followed and heard once; the tokens are kept in ``--tokens`` (those of
+one model and version only: empty it when either changes). Each face then gets the sound of
+``--strangers`` clips of other speakers in place of its own, and is judged by the product's verdict;
+the longer of both is cut. For comparison: its own sound. Prints how many are given an offset, by
+the length of what is judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from speakers import Talker, answer, cut, load
+
+from avsync import SyncDetector
+from avsync.offsets import AudioTokens
+
+LENGTHS_S = (2, 4, 8, 16, 1000)
+
+
+def with_sound(face: Talker, other: Talker) -> tuple[Talker, int]:
+    """The face of one and the sound of the other, and how many ticks that is."""
+    count = min(len(face.face.tokens), len(other.face.tokens))
+    sound = AudioTokens(0, 2, other.sound.tokens[: 2 * count], other.sound.speech[: 2 * count])
+    return Talker(cut(face.face, count, 0), sound), count
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder to keep tokens in")
+    parser.add_argument("--strangers", type=int, default=13, help="to each face")
+    options = parser.parse_args()
+    options.tokens.mkdir(parents=True, exist_ok=True)
+    detector = SyncDetector(provider="cpu", threads=1)
+    rows = [json.loads(line) for line in (options.corpus / "index.jsonl").read_text().splitlines()]
+    people: list[tuple[str, Talker]] = []
+    for row in rows:
+        if row["split"] == options.split and row["duration_s"] >= LENGTHS_S[0]:
+            kept = options.tokens / f"{row['id']}.npz"
+            talker = load(detector, options.corpus / row["file"], kept, least=25 * LENGTHS_S[0])
+            if talker is not None:
+                people.append((str(row["speaker"] or row["source"]), talker))
+    rng = np.random.default_rng(0)
+    said: dict[tuple[str, int], list[bool]] = defaultdict(list)
+    for name, face in people:
+        others = [other for who, other in people if who != name]
+        picked = [others[i] for i in rng.permutation(len(others))[: options.strangers]]
+        for kind, sounds in (("own", [face]), ("another's", picked)):
+            for other in sounds:
+                both, count = with_sound(face, other)
+                claimed = answer(detector, [both.face], both.sound).offset_ms is not None
+                length = next(s for s in LENGTHS_S[1:] if count < 25 * s)
+                said[kind, length].append(claimed)
+                said[kind, 0].append(claimed)
+    table = Table(title=f"given an offset, of {len(people)} clips")
+    spans = {0: "all"} | {
+        b: f"{a} to {b} s" if b < 1000 else f"{a} s and more"
+        for a, b in itertools.pairwise(LENGTHS_S)
+    }
+    for column in ("sound", *spans.values()):
+        table.add_column(column)
+    for kind in ("own", "another's"):
+        cells = [said[kind, s] for s in spans]
+        table.add_row(
+            kind, *(f"{sum(c)} of {len(c)} ({np.mean(c):.1%})" if c else "–" for c in cells)
+        )
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()
