@@ -11,16 +11,9 @@ import numpy.typing as npt
 
 from avsync.engines import Engine, TokenEngine
 from avsync.errors import InvalidOptionError
+from avsync.estimates import estimate
 from avsync.grid import GRID_HZ
-from avsync.offsets import (
-    TICK_MS,
-    WINDOW_TICKS,
-    AudioTokens,
-    Evidence,
-    TrackTokens,
-    estimate,
-    gather,
-)
+from avsync.offsets import TICK_MS, WINDOW_TICKS, AudioTokens, Evidence, TrackTokens, gather
 
 __all__ = ["Embedding", "ScoreGrid", "need_tokens", "of_sound", "of_track", "score_grid_of"]
 

@@ -30,7 +30,8 @@ except ImportError as error:
 
 from avsync import mel as numpy_mel
 from avsync.crops import CROP_HEIGHT, CROP_WIDTH
-from avsync.offsets import MIN_PAIRED, NEAR_MS, TICK_MS, WINDOW_TICKS
+from avsync.estimates import NEAR_MS
+from avsync.offsets import MIN_PAIRED, TICK_MS, WINDOW_TICKS
 from avsync.runtime import read_graphs
 from avsync.training.onnx_graph import OnnxGraph
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence, clarity, peak
+from avsync.estimates import clarity, peak
+from avsync.offsets import TICK_MS, WINDOW_TICKS, Evidence
 
 __all__ = ["CHOSEN_CLARITY", "Drift", "find_drift", "find_pieces"]
 

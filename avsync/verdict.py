@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from avsync.estimates import Estimate, estimate, probability
 from avsync.offsets import (
     MIN_TICKS,
     TICK_MS,
     WINDOW_TICKS,
     AudioTokens,
-    Estimate,
     Evidence,
     TrackTokens,
-    estimate,
     gather,
     merge,
-    probability,
 )
 from avsync.result import (
     MIN_WINDOWS,

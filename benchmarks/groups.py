@@ -23,8 +23,9 @@ from rich.table import Table
 
 from avsync import SyncResult, graphs
 from avsync.crops import CropChunk
+from avsync.estimates import estimate
 from avsync.media import AudioPiece, iter_grid_frames, read_audio
-from avsync.offsets import estimate, gather
+from avsync.offsets import gather
 from avsync.verdict import judge
 from avsync.watch import hear, see_crops
 

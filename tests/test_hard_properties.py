@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from synthetic_tokens import CALIBRATION, Speaker, hear, look
 from token_streams import stream_audio
 
+from avsync.estimates import Estimate, estimate
 from avsync.mel import MelStream, log_mel
-from avsync.offsets import WINDOW_TICKS, Estimate, TrackTokens, estimate, gather
+from avsync.offsets import WINDOW_TICKS, TrackTokens, gather
 from avsync.result import Tolerance
 from avsync.runtime import SyncModel
 from avsync.segments import find_drift, find_pieces

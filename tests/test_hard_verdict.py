@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from synthetic_tokens import CALIBRATION, Speaker, hear, look
 
-from avsync.offsets import estimate, gather
+from avsync.estimates import estimate
+from avsync.offsets import gather
 from avsync.result import SyncResult, Tolerance
 from avsync.verdict import RUN_CLARITY, TrackSight, _needed_clarity, judge
 

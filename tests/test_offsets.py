@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from synthetic_tokens import CALIBRATION, Speaker, hear, look
 
 from avsync.errors import ModelCorruptError
+from avsync.estimates import Estimate, estimate, peak, probability
 from avsync.offsets import (
     DOUBT,
     MIN_PAIRED,
@@ -19,13 +20,9 @@ from avsync.offsets import (
     RIVAL_SHARPNESS,
     WINDOW_TICKS,
     AudioTokens,
-    Estimate,
     Evidence,
     TrackTokens,
-    estimate,
     gather,
-    peak,
-    probability,
     window_scores,
 )
 from avsync.runtime import Calibration

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from avsync.detector import SyncDetector
 from avsync.engines import TokenEngine, load_engine
 from avsync.errors import ModelCorruptError, ModelNotFoundError
-from avsync.offsets import WINDOW_TICKS, estimate, gather, probability
+from avsync.estimates import estimate, probability
+from avsync.offsets import WINDOW_TICKS, gather
 from avsync.published import CONVENTIONS, FRAMES, syncnet_mfcc, vocalist_mel
 from avsync.published_engine import FeatureStream, PublishedEngine, PublishedTrack
 from avsync.result import MIN_WINDOWS

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_tokens import CALIBRATION, Speaker, hear, look
 
-from avsync.offsets import Evidence, estimate, gather
+from avsync.estimates import estimate
+from avsync.offsets import Evidence, gather
 from avsync.segments import CHANGE_COST, find_drift, find_pieces
 
 Floats = npt.NDArray[np.float64]

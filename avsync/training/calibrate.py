@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from avsync.offsets import AudioTokens, Estimate, Evidence, TrackTokens, estimate, gather
+from avsync.estimates import Estimate, estimate
+from avsync.offsets import AudioTokens, Evidence, TrackTokens, gather
 from avsync.result import MIN_WINDOWS
 from avsync.runtime import Calibration
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_tokens import Speaker, hear, look
 
-from avsync.offsets import clarity, estimate, gather, probability
+from avsync.estimates import clarity, estimate, probability
+from avsync.offsets import gather
 from avsync.result import MIN_WINDOWS
 from avsync.runtime import Calibration
 from avsync.training.calibrate import (
