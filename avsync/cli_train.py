@@ -173,6 +173,9 @@ def encoder(
         Path | None,
         typer.Option(metavar="FILE", help="Re-centre or drop the others by this model."),
     ] = None,
+    strength: Annotated[
+        float, typer.Option(min=0.0, help="Of augmentation; less for a run's last stretch.")
+    ] = 1.0,
     widen: Annotated[
         bool, typer.Option("--widen", help="Also other face proportions, voices and paces.")
     ] = False,
@@ -200,6 +203,7 @@ def encoder(
             start=start,
             trusted_only=trusted_only,
             clean_with=clean_with,
+            strength=strength,
             widen=widen,
             learning_rate=learning_rate,
             seed=seed,
