@@ -44,6 +44,8 @@ TILE_AT_MOST_ALONE = 300
 #: Side (px) of the smallest tiles; in smaller ones only faces would be found whose lips cannot be
 #: read.
 SMALLEST_TILE = 240
+#: Strips narrower than this (px) are not searched: no lips can be read in them.
+NARROWEST = 48
 #: Longer side (px) of the picture as detectors see it, and of a tile, as near as whole numbers
 #: go; their models see 128 and 192 px. Tiles overlap so that this many cover the space of one.
 WHOLE_SIDE = 256
@@ -114,7 +116,7 @@ class _Detector:
         """Look closer: overlapping squares, as large as the picture allows or of parts of that."""
         height, width = picture.shape
         boxes: list[Box] = []
-        for part in parts:
+        for part in parts if min(height, width) >= NARROWEST else ():
             side = int(max(height, width * 9 / 16) / part) if part > 1 else min(height, width)
             if side < SMALLEST_TILE if part > 1 else max(height, width) < OVERLAP * side:
                 continue

@@ -128,7 +128,7 @@ def _averaged(image: ImageArray, shrink: int) -> ImageArray:
     """Squares of ``shrink`` pixels as one each; by halves where that goes, which is quick."""
     while shrink > 1:
         step = 2 if shrink % 2 == 0 else shrink
-        size = (image.shape[1] // step, image.shape[0] // step)
+        size = (max(1, image.shape[1] // step), max(1, image.shape[0] // step))
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         shrink //= step
     return image
@@ -138,7 +138,8 @@ def _reduced(
     image: ImageArray, width: int, height: int, shrink: int, rows: int | None
 ) -> ImageArray:
     image = image[: height * shrink, : width * shrink]
-    if rows is None or rows >= shrink:
+    whole = image.shape[:2] == (height * shrink, width * shrink)  # not where it is a few rows high
+    if whole and (rows is None or rows >= shrink):
         return _averaged(image, shrink)
-    thin = image[:: shrink // rows][: height * rows]
+    thin = image[:: shrink // rows][: height * rows] if whole and rows is not None else image
     return np.asarray(cv2.resize(thin, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

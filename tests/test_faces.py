@@ -363,3 +363,10 @@ def test_distinct_keeps_the_largest_of_boxes_on_one_face() -> None:
     boxes = [face + [5, 5, -5, -5], face, face + [25, 25, -35, -35], face + 300.0]
     kept = _distinct(boxes)
     assert [k.tolist() for k in kept] == [face.tolist(), (face + 300).tolist()]
+
+
+@pytest.mark.parametrize("shape", [(2, 4000), (4000, 2), (40, 1920)])
+def test_a_strip_holds_no_face_and_takes_no_time(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    frames = [GridFrame(t, t / 25, t / 25, Picture.of(noise)) for t in range(40)]
+    assert list(mouth_chunks(frames)) == []

@@ -91,3 +91,15 @@ def test_large_pictures_are_scaled_down() -> None:
     picture = Picture.from_frame(decoded(colours(640, 360), "yuv420p"), 320)
     assert picture.shape == (180, 320)
     assert picture.region(10, 10, 20, 30).shape == (20, 10, 3)
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "rgb24"])
+@pytest.mark.parametrize("size", [(4000, 2), (2, 4000), (1920, 6), (6, 1080)])
+def test_pictures_of_a_few_rows_have_small_copies_too(form: str, size: tuple[int, int]) -> None:
+    picture = Picture.from_frame(decoded(colours(*size), form), 4000)
+    assert picture.shape == size[::-1]
+    for shrink in (1, 4, 8, 16):
+        for rows in (None, 2):
+            small = picture.small(shrink, rows=rows)
+            assert small.shape == (*(max(2, s // shrink // 2 * 2) for s in size[::-1]), 3)
+            assert np.abs(small.mean((0, 1)) - picture.rgb().mean((0, 1))).max() < 6
