@@ -76,7 +76,8 @@ def decoded(path: Path, threads: int) -> dict[str, float]:
 def scored(path: Path, threads: int) -> dict[str, Any]:
     """What avsync takes, by a process of its own."""
     command = [sys.executable, __file__, "--child", str(path), "--threads", str(threads)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # as the avsync command has it
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=alone)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
