@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.follow import anchors_between
-from avsync.picture import Picture
+from avsync.picture import Picture, sampled
 
 __all__ = [
     "CROP_HEIGHT",
@@ -348,14 +348,7 @@ def crop_matrix(pose: Pose) -> FloatArray:
 
 def crop_of(grey: CropArray, matrix: FloatArray) -> CropArray:
     """The crop (CROP_HEIGHT, CROP_WIDTH) whose pixels lie in ``grey`` where ``matrix`` says."""
-    out = cv2.warpAffine(
-        grey,
-        matrix,
-        (CROP_WIDTH, CROP_HEIGHT),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return np.asarray(out, np.uint8)
+    return sampled(grey, matrix, CROP_WIDTH, CROP_HEIGHT)
 
 
 def _warp(patch: FacePatch, pose: Pose) -> CropArray:

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from avsync.crops import CropArray, CropMaker, FacePatch, FloatArray
-from avsync.picture import Picture
+from avsync.picture import Picture, sampled
 from avsync.published import Convention, syncnet_crop
 
 __all__ = ["FaceCropMaker", "FaceStyle"]
@@ -117,12 +116,4 @@ def _cut(patch: FacePatch, area: FloatArray, side: int, grey: int) -> CropArray:
     shift = (first - patch.origin) * patch.zoom
     gain = scale * patch.zoom
     matrix = np.array([[gain[0], 0, shift[0]], [0, gain[1], shift[1]]])
-    out = cv2.warpAffine(
-        patch.image,
-        matrix,
-        (side, side),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(grey, grey, grey),
-    )
-    return np.asarray(out, np.uint8)
+    return sampled(patch.image, matrix, side, side, beyond=grey)

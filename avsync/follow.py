@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from avsync.picture import sampled
+
 if TYPE_CHECKING:
     from avsync.crops import FacePatch, Pose
 
@@ -50,14 +52,7 @@ def anchors_between(first: Pose, last: Pose, patches: Sequence[FacePatch]) -> Fl
 
     def seen(patch: FacePatch, anchor: FloatArray) -> npt.NDArray[np.float32]:
         matrix = np.column_stack([turn, anchor - turn @ MIDDLE - patch.origin]) * patch.zoom
-        out = cv2.warpAffine(
-            patch.image,
-            matrix,
-            (WIDTH, HEIGHT),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        return np.asarray(out, np.float32)
+        return sampled(patch.image, matrix, WIDTH, HEIGHT).astype(np.float32)
 
     template = seen(patches[0], first.anchor)
     slopes = [cv2.Sobel(template, cv2.CV_32F, x, 1 - x, scale=1 / 8).ravel() for x in (1, 0)]

@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from avsync._paths import bundled_models_dir
 from avsync.errors import ModelNotFoundError
+from avsync.picture import sampled
 
 __all__ = ["MESH_FILE", "MESH_SIDE", "mesh_again"]
 
@@ -67,13 +67,7 @@ def mesh_again(image: npt.NDArray[np.uint8], before: FloatArray) -> tuple[FloatA
     turn = side * np.array([[across[0], -across[1]], [across[1], across[0]]])
     linear = turn / MESH_SIDE
     matrix = np.column_stack([linear, centre - turn @ [0.5, 0.5]])
-    seen = cv2.warpAffine(
-        image,
-        matrix,
-        (MESH_SIDE, MESH_SIDE),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    seen = sampled(image, matrix, MESH_SIDE, MESH_SIDE)
     found, score = session.run(None, {"picture": seen[None] * np.float32(1 / 255)})
     points = found.reshape(-1, 3).astype(np.float64) / MESH_SIDE
     points[:, :2] = (points[:, :2] - 0.5) @ turn.T + centre

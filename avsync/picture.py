@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ImageArray", "Picture"]
+__all__ = ["ImageArray", "Picture", "sampled"]
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -21,6 +21,29 @@ PLANAR = ("yuv420p", "yuvj420p")
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 #: Luma 16..235 to 0..255.
 STRETCH = (((np.arange(256) - 16) * (255 / 219)).round().clip(0, 255)).astype(np.uint8)
+
+
+def sampled(
+    image: ImageArray,
+    matrix: npt.NDArray[np.float64],
+    width: int,
+    height: int,
+    *,
+    beyond: int | None = None,
+) -> ImageArray:
+    """(height, width[, 3]) uint8 whose pixel (x, y) is that of ``image`` at matrix @ (x, y, 1).
+
+    ``matrix`` (2, 3). ``beyond``: the grey outside ``image``; None: its nearest pixel.
+    """
+    out = cv2.warpAffine(
+        image,
+        matrix,
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE if beyond is None else cv2.BORDER_CONSTANT,
+        borderValue=(beyond or 0,) * 3,
+    )
+    return np.asarray(out, np.uint8)
 
 
 class Picture:
@@ -128,7 +151,7 @@ def _averaged(image: ImageArray, shrink: int) -> ImageArray:
     """Squares of ``shrink`` pixels as one each; by halves where that goes, which is quick."""
     while shrink > 1:
         step = 2 if shrink % 2 == 0 else shrink
-        size = (max(1, image.shape[1] // step), max(1, image.shape[0] // step))
+        size = (image.shape[1] // step, image.shape[0] // step)
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         shrink //= step
     return image
