@@ -174,12 +174,12 @@ def window_scores(
     if not there.any():
         return None
     sound = audio.tokens[index.clip(0, len(audio.tokens) - 1)]
-    video = track.tokens[rows - track.first]
-    cosines = video @ sound.T
+    around = _visible(track, start - rivals, stop + rivals) if rivals else rows
+    cosines = track.tokens[around - track.first] @ sound.T
     if rivals:
-        around = _visible(track, start - rivals, stop + rivals)
-        fits = np.exp(RIVAL_SHARPNESS * (track.tokens[around - track.first] @ sound.T - 1))
-        cosines = cosines - np.log(fits.mean(0)) / RIVAL_SHARPNESS - 1
+        fits = np.exp(RIVAL_SHARPNESS * (cosines - 1)).mean(0)
+        own = slice(*np.searchsorted(around, (rows[0], rows[-1] + 1)))
+        cosines = cosines[own] - np.log(fits) / RIVAL_SHARPNESS - 1
     cosines = np.where(there, cosines, 0.0)
     columns = (rows * p - reach - low)[:, None] + np.arange(2 * reach + 1)[None, :]
     total = np.take_along_axis(cosines, columns, 1).sum(0)

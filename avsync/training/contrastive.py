@@ -19,9 +19,15 @@ __all__ = ["MultiScaleShiftLoss", "rival_grid", "shift_grid", "soft_targets"]
 
 def shift_grid(video: Tensor, audio: Tensor) -> Tensor:
     """Cosines (B, T, S) of video (B, T, d), audio (B, T + S - 1, d): index s pairs t, t + s."""
-    shifts = audio.shape[1] - video.shape[1] + 1
-    windows = audio.unfold(1, shifts, 1)  # (B, T, d, S)
-    return torch.einsum("btd,btds->bts", video, windows)
+    return _by_shift(video @ audio.transpose(1, 2))
+
+
+def _by_shift(pairs: Tensor) -> Tensor:
+    """(B, T, N) of all pairs → (B, T, N - T + 1): index s is that of t and t + s."""
+    tokens, sounds = pairs.shape[1:]
+    first = torch.arange(tokens, device=pairs.device)[:, None]
+    index = first + torch.arange(sounds - tokens + 1, device=pairs.device)
+    return pairs.gather(2, index.expand(len(pairs), -1, -1))
 
 
 def soft_targets(true_shift: Tensor, shifts: int) -> Tensor:
@@ -43,8 +49,7 @@ def rival_grid(video: Tensor, audio: Tensor, *, sharpness: float = RIVAL_SHARPNE
     """
     cosines = video @ audio.transpose(1, 2)
     at_large = (sharpness * cosines).logsumexp(1) - math.log(video.shape[1])
-    shifts = audio.shape[1] - video.shape[1] + 1
-    return shift_grid(video, audio) - (at_large / sharpness).unfold(1, shifts, 1)
+    return _by_shift(cosines - at_large[:, None] / sharpness)
 
 
 class MultiScaleShiftLoss(nn.Module):
