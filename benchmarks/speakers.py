@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Talker:
     sound: AudioTokens
 
 
-def load(detector: SyncDetector, path: Path, kept: Path, *, least: int = 100) -> Talker | None:
+def load(detector: SyncDetector, path: Path, kept: Path, *, least: int) -> Talker | None:
     """Tokens of a clip's face and sound from the file ``kept``, or made and put there.
 
     None where they are of fewer than ``least`` ticks (1/25 s) together.
@@ -75,6 +76,18 @@ def load(detector: SyncDetector, path: Path, kept: Path, *, least: int = 100) ->
         face = TrackTokens(0, 0, z["tokens"][skip:][:count], z["valid"][skip:][:count])
         rows = slice(askip, askip + count * phases)
         return Talker(face, AudioTokens(0, phases, z["atokens"][rows], z["speech"][rows]))
+
+
+def people(
+    detector: SyncDetector, corpus: Path, split: str, tokens: Path, *, least_s: int
+) -> Iterator[tuple[dict[str, Any], Talker | None]]:
+    """Each clip of at least ``least_s`` in a split: its index row and :func:`load`'s answer."""
+    tokens.mkdir(parents=True, exist_ok=True)
+    for line in (corpus / "index.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["split"] == split and row["duration_s"] >= least_s:
+            kept = tokens / f"{row['id']}.npz"
+            yield row, load(detector, corpus / row["file"], kept, least=25 * least_s)
 
 
 def cut(face: TrackTokens, count: int, number: int) -> TrackTokens:
@@ -141,25 +154,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True, help="folder to keep tokens in")
     parser.add_argument("--pairs", type=int, default=100, help="scenes of each kind")
     options = parser.parse_args()
-    options.tokens.mkdir(parents=True, exist_ok=True)
     detector = SyncDetector(provider="cpu", threads=1)
-    rows = [json.loads(line) for line in (options.corpus / "index.jsonl").read_text().splitlines()]
-    rows = [r for r in rows if r["split"] == options.split and r["duration_s"] >= 4]
-    people: list[tuple[str, Talker]] = []
-    for row in rows:
-        talker = load(detector, options.corpus / row["file"], options.tokens / f"{row['id']}.npz")
-        if talker is not None:
-            talker = in_step(detector, talker)
-        if talker is not None:
-            people.append((row["speaker"], talker))
-    print(f"{len(people)} of {len(rows)} clips have an offset of their own")
+    found_in = people(detector, options.corpus, options.split, options.tokens, least_s=4)
+    clips = [(row["speaker"], talker and in_step(detector, talker)) for row, talker in found_in]
+    talkers = [(name, talker) for name, talker in clips if talker is not None]
+    print(f"{len(talkers)} of {len(clips)} clips have an offset of their own")
     rng = np.random.default_rng(0)
     sure: list[tuple[float, bool]] = []
     for kind in ("one speaks", "in turns", "photo", "off screen"):
         found: dict[str, list[float]] = defaultdict(list)
         for _ in range(options.pairs):
-            i, j = rng.choice(len(people), 2, replace=False)
-            (name_a, a), (name_b, b) = people[i], people[j]
+            i, j = rng.choice(len(talkers), 2, replace=False)
+            (name_a, a), (name_b, b) = talkers[i], talkers[j]
             if name_a == name_b:
                 continue
             faces, sound, whose = scene(kind, a, b)

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from speakers import Talker, answer, cut, load
+from speakers import Talker, answer, cut, people
 
 from avsync import SyncDetector
 from avsync.offsets import AudioTokens
@@ -43,20 +42,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True, help="folder to keep tokens in")
     parser.add_argument("--strangers", type=int, default=13, help="to each face")
     options = parser.parse_args()
-    options.tokens.mkdir(parents=True, exist_ok=True)
     detector = SyncDetector(provider="cpu", threads=1)
-    rows = [json.loads(line) for line in (options.corpus / "index.jsonl").read_text().splitlines()]
-    people: list[tuple[str, Talker]] = []
-    for row in rows:
-        if row["split"] == options.split and row["duration_s"] >= LENGTHS_S[0]:
-            kept = options.tokens / f"{row['id']}.npz"
-            talker = load(detector, options.corpus / row["file"], kept, least=25 * LENGTHS_S[0])
-            if talker is not None:
-                people.append((str(row["speaker"] or row["source"]), talker))
+    clips = people(detector, options.corpus, options.split, options.tokens, least_s=LENGTHS_S[0])
+    talkers = [(str(row["speaker"] or row["source"]), t) for row, t in clips if t is not None]
     rng = np.random.default_rng(0)
     said: dict[tuple[str, int], list[bool]] = defaultdict(list)
-    for name, face in people:
-        others = [other for who, other in people if who != name]
+    for name, face in talkers:
+        others = [other for who, other in talkers if who != name]
         picked = [others[i] for i in rng.permutation(len(others))[: options.strangers]]
         for kind, sounds in (("own", [face]), ("another's", picked)):
             for other in sounds:
@@ -65,7 +57,7 @@ def main() -> None:
                 length = next(s for s in LENGTHS_S[1:] if count < 25 * s)
                 said[kind, length].append(claimed)
                 said[kind, 0].append(claimed)
-    table = Table(title=f"given an offset, of {len(people)} clips")
+    table = Table(title=f"given an offset, of {len(talkers)} clips")
     spans = {0: "all"} | {
         b: f"{a} to {b} s" if b < 1000 else f"{a} s and more"
         for a, b in itertools.pairwise(LENGTHS_S)
