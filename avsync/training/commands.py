@@ -31,6 +31,8 @@ Cache = Annotated[Path, typer.Option(help="Folder for the cached features.")]
 #: Left out of training: stimuli that were made out of sync, and listening faces.
 UNFIT = ("filyp/mcgurk_task", "evonneng/learning2listen")
 GENERATED_WEIGHT = 0.6
+#: In the run folder: what cleaning found, so that a resumed run goes on with the same.
+CLEANED = "cleaned.json"
 
 
 def index_rows(data: Path) -> dict[str, dict[str, Any]]:
@@ -85,7 +87,6 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Train the encoder pair; validates on the dev split's trusted clips at every save."""
-    from avsync.training.clean import clean
     from avsync.training.encoder import EncoderConfig
     from avsync.training.evaluate import validate
     from avsync.training.export import load_weights
@@ -96,26 +97,14 @@ def train(
         cache, [k for k, r in rows.items() if r.get("split") == "dev" and r.get("trusted_sync")]
     )
     clips = _load(cache, [k for k, r in rows.items() if r.get("split", "train") == "train"])
-    known = [c for c in clips if _trusted(rows[c.clip])]
     late: dict[str, float] = {}
     weight: dict[str, float] = {}
+    others = [c for c in clips if not _trusted(rows[c.clip])]
     if trusted_only:
-        clips = known
-    elif (out / "cleaned.json").exists():  # a run is resumed with what it began with
-        found = json.loads((out / "cleaned.json").read_text())
-        late, weight = found["late"], found["weight"]
-        clips = known + [c for c in clips if c.clip in late]
-    elif clean_with is not None:
-        others = [c for c in clips if not _trusted(rows[c.clip])]
-        cleaned = clean(load_weights(clean_with), others, rows)
-        late, weight = cleaned.late, cleaned.weight
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "cleaned.json").write_text(json.dumps({"late": late, "weight": weight}))
-        typer.echo(
-            f"cleaned {len(others)} clips: {cleaned.recentred} moved by 20 ms or more, "
-            f"{cleaned.from_source} by their source, {cleaned.dropped} dropped"
-        )
-        clips = known + [c for c in others if c.clip in late]
+        clips = [c for c in clips if _trusted(rows[c.clip])]
+    elif clean_with is not None or (out / CLEANED).exists():
+        late, weight = _own_offsets(out, clean_with, others, rows)
+        clips = [c for c in clips if _trusted(rows[c.clip]) or c.clip in late]
     for clip in clips:
         if rows[clip.clip].get("kind") == "generated":
             weight[clip.clip] = GENERATED_WEIGHT * weight.get(clip.clip, 1.0)
@@ -144,6 +133,26 @@ def train(
     typer.echo(f"training on {len(sampler.clips)} clips, {length:.0f} min; dev {len(dev)} clips")
     local = config.encoder.local_dim
     trainer.run(sampler, out, validate=lambda model: validate(model, dev, local=local))
+
+
+def _own_offsets(
+    out: Path, model: Path | None, clips: list[ClipFeatures], rows: dict[str, dict[str, Any]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Late columns and weights of the clips kept; a run is resumed with what it began with."""
+    from avsync.training.clean import clean
+    from avsync.training.export import load_weights
+
+    kept = out / CLEANED
+    if model is not None and not kept.exists():
+        cleaned = clean(load_weights(model), clips, rows)
+        out.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"late": cleaned.late, "weight": cleaned.weight}))
+        typer.echo(
+            f"cleaned {len(clips)} clips: {cleaned.recentred} moved by 20 ms or more, "
+            f"{cleaned.from_source} by their source, {cleaned.dropped} dropped"
+        )
+    found = json.loads(kept.read_text())
+    return found["late"], found["weight"]
 
 
 @app.command()

@@ -1,0 +1,49 @@
+"""A resumed run goes on with the offsets that cleaning found when it began."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from avsync.training.commands import _own_offsets  # noqa: E402
+from avsync.training.data import ClipFeatures  # noqa: E402
+from avsync.training.encoder import EncoderConfig, SyncEncoder  # noqa: E402
+from avsync.training.export import save_weights  # noqa: E402
+
+TINY = EncoderConfig(
+    video_channels=(4, 6, 8, 8), audio_channels=(4, 6, 8), dim=16, local_dim=8, context_dim=8
+)
+
+
+def noise(name: str) -> ClipFeatures:
+    rng = np.random.default_rng(sum(name.encode()))
+    ticks = 60
+    crops = rng.integers(0, 255, (ticks, 80, 112), np.uint8)
+    mel = rng.standard_normal((4 * ticks, 80)).astype(np.float16)
+    return ClipFeatures(
+        name, 0, crops, np.ones(ticks, bool), np.zeros(ticks, np.float32), mel, 0, 50.0
+    )
+
+
+def test_cleaned_once_and_taken_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    save_weights(SyncEncoder(TINY), tmp_path / "tiny.pt")
+    clips = [noise("a"), noise("b")]
+    rows = {c.clip: {"source": "s", "kind": "real"} for c in clips}
+    monkeypatch.setattr("avsync.training.clean.MIN_MARGIN", -1.0)
+    monkeypatch.setattr("avsync.training.clean.HALVES_AGREE", 1000.0)
+    monkeypatch.setattr("avsync.training.clean.MAX_LATE", 1000.0)
+    late, weight = _own_offsets(tmp_path / "run", tmp_path / "tiny.pt", clips, rows)
+    assert set(late) == {"a", "b"}
+    assert weight == {"a": 1.0, "b": 1.0}
+    assert "cleaned 2 clips" in capsys.readouterr().out
+    (tmp_path / "tiny.pt").unlink()
+    for model in (tmp_path / "tiny.pt", None):
+        assert _own_offsets(tmp_path / "run", model, clips, rows) == (late, weight)
+    assert capsys.readouterr().out == ""
