@@ -5,9 +5,9 @@ Two graphs with a dynamic time axis, opset 17:
 - ``video.onnx``: ``crops`` (frames, 64, 96) float32 grey 0..255 → ``tokens`` (frames - 4, d);
 - ``audio.onnx``: ``mel`` (4 n, 80) float32 natural-log mel → ``tokens`` (n, d).
 
-BatchNorm is folded into the convolutions (ONNX Runtime and the exporter do it in eval mode). A
-token is the local and the context unit vector side by side, each times the root of its share, so
-that a dot product of two tokens is the weighted mean of both cosines.
+BatchNorm is folded into the convolutions by ONNX Runtime, when a session is made. A token is the
+local and the context unit vector side by side, each times the root of its share, so that a dot
+product of two tokens is the weighted mean of both cosines.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from avsync.training.encoder import (
     SyncEncoder,
     shipped,
 )
+from avsync.training.halve import halve
 
 __all__ = ["export_model", "load_weights", "save_weights"]
 
@@ -89,7 +90,8 @@ def load_weights(file: Path) -> SyncEncoder:
 
 
 def _export(graph: nn.Module, example: Tensor, name: str, axis: str, file: Path) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "It is recommended that constant folding")
         torch.onnx.export(
             graph,
             (example,),
@@ -98,8 +100,10 @@ def _export(graph: nn.Module, example: Tensor, name: str, axis: str, file: Path)
             output_names=["tokens"],
             dynamic_axes={name: {0: axis}, "tokens": {0: "tokens"}},
             opset_version=OPSET,
+            training=torch.onnx.TrainingMode.PRESERVE,  # norms stay, so that weights stay halves
             dynamo=False,
         )
+    halve(file)
 
 
 def _check(graph: nn.Module, file: Path, name: str, inputs: list[Tensor]) -> float:

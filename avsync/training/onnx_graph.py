@@ -139,6 +139,11 @@ def _layer_norm(inputs: Inputs, given: Attributes) -> Tensor:
     return F.layer_norm(x, shape, weight, bias, given.get("epsilon", 1e-5))
 
 
+def _batch_norm(inputs: Inputs, given: Attributes) -> Tensor:
+    x, weight, bias, mean, variance = inputs
+    return F.batch_norm(x, mean, variance, weight, bias, eps=given.get("epsilon", 1e-5))
+
+
 def _slice(inputs: Inputs, given: Attributes) -> Tensor:
     x, starts, ends = inputs[0], inputs[1].tolist(), inputs[2].tolist()
     axes = _axes(inputs, {"axes": range(len(starts))}, 3)
@@ -176,6 +181,17 @@ def _clip(inputs: Inputs, given: Attributes) -> Tensor:
     return torch.clamp(inputs[0], low, high)
 
 
+#: What a Cast may make, by ONNX's numbers: float, int64, float16, double.
+_KINDS = {1: torch.float32, 7: torch.int64, 10: torch.float16, 11: torch.float64}
+
+
+def _cast(inputs: Inputs, given: Attributes) -> Tensor:
+    if given["to"] not in _KINDS:
+        raise ModelCorruptError(f"the graph casts to ONNX's type {given['to']}, not known here")
+    x: Tensor = inputs[0]
+    return x.to(_KINDS[given["to"]])
+
+
 _Operator = Callable[[Inputs, Attributes], Tensor]
 
 
@@ -186,6 +202,8 @@ def _plain(function: Callable[..., Any]) -> _Operator:
 _OPERATORS: dict[str, _Operator] = {
     "Add": _plain(torch.add),
     "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
     "Clip": _clip,
     "Concat": lambda x, a: torch.cat(list(x), a["axis"]),
     "Conv": _conv,
