@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from avsync import whole
 from avsync.arrays import MOUTH_WIDTH, grid_frames, mouth_crops, sound_pieces
+from avsync.blas import one_blas_thread
 from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, score_grid_of
 from avsync.engines import Engine, load_engine
 from avsync.errors import InvalidArrayError, InvalidOptionError
@@ -79,6 +80,7 @@ class SyncDetector:
         self.max_offset_ms = _checked(max_offset_ms)
         self.engine: Engine = load_engine(model, provider=provider, threads=threads)
 
+    @one_blas_thread
     def score(
         self,
         path: str | Path,
@@ -125,6 +127,7 @@ class SyncDetector:
             self, path, info, common, audio_stream=audio_stream, cuts=cuts, progress=progress
         )
 
+    @one_blas_thread
     def score_arrays(
         self,
         frames: npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
@@ -157,6 +160,7 @@ class SyncDetector:
         tracks, sights = see(self.engine, grid_frames(frames, fps=fps, pts=pts))
         return self._of_arrays(tracks, sights, sound, speech_s, name)
 
+    @one_blas_thread
     def score_crops(
         self,
         mouths: npt.NDArray[Any] | Iterable[npt.NDArray[Any]],
@@ -196,6 +200,7 @@ class SyncDetector:
         tracks, sights = see_crops(self.engine, chunks)
         return self._of_arrays(tracks, sights, sound, speech_s, name)
 
+    @one_blas_thread
     def embed_video(
         self,
         source: str | Path | npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
@@ -216,6 +221,7 @@ class SyncDetector:
         tracks, _ = see(self.engine, frames_of(source, fps, pts))
         return tuple(of_track(t) for t in sorted(tracks, key=lambda t: -int(t.valid.sum())))
 
+    @one_blas_thread
     def embed_audio(
         self,
         source: str | Path | npt.NDArray[Any],
@@ -240,6 +246,7 @@ class SyncDetector:
             return Embedding(np.empty((0, engine.model.card.dim), np.float32), np.empty(0, bool), 0)
         return of_sound(sound)
 
+    @one_blas_thread
     def score_grid(
         self,
         source: str | Path | npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],

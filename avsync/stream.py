@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.arrays import MAX_SIDE, check_frame, check_sample_rate, check_samples, to_audio_frame
+from avsync.blas import one_blas_thread
 from avsync.crops import CropMaker
 from avsync.embed import need_tokens
 from avsync.engines import Engine
@@ -101,6 +102,7 @@ class SyncStream:
         self._last: tuple[float, float] | None = None
         self._closed = False
 
+    @one_blas_thread
     def push_video(self, frame: npt.NDArray[np.uint8], pts: float) -> StreamEstimate | None:
         """Add a frame.
 
@@ -121,6 +123,7 @@ class SyncStream:
         self._see(image.copy() if np.may_share_memory(image, frame) else image, _time(pts))
         return self._estimate_if_due()
 
+    @one_blas_thread
     def push_audio(self, samples: npt.NDArray[Any], pts: float) -> StreamEstimate | None:
         """Add samples.
 
@@ -142,6 +145,7 @@ class SyncStream:
             self._listen(to_audio_frame(checked, rate), time_s)
         return self._estimate_if_due()
 
+    @one_blas_thread
     def push_frame(self, frame: av.VideoFrame | av.AudioFrame) -> StreamEstimate | None:
         """Add a frame of picture or sound as PyAV decodes it, at its own time and rate.
 
@@ -164,6 +168,7 @@ class SyncStream:
             self._latest = self._estimate()
         return self._latest
 
+    @one_blas_thread
     def finish(self) -> StreamEstimate:
         """The input has ended: take in what is still on its way, and give the last estimate."""
         self._check_open()

@@ -27,6 +27,8 @@ FILMS = Path("/tmp/avsync-films")
 RATE = 25
 SOUND_HZ = 48_000
 SAMPLES = SOUND_HZ // RATE
+#: Standard deviation of a camera's noise, of 255 levels.
+GRAIN = 3.0
 #: By how many seconds the sound leads at each instant (s, float64 (n,)) of the film.
 Lead = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -56,10 +58,13 @@ def _texture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     return np.asarray((128 + rng.uniform(-40, 40) + 110 * out).clip(0, 255), np.uint8)
 
 
-def _round(clips: list[Path], height: int, rounds_s: float) -> Iterator[tuple[Any, Any]]:
+def _round(
+    clips: list[Path], height: int, rounds_s: float, mbit: float
+) -> Iterator[tuple[Any, Any]]:
     """(picture, its 40 ms of sound) through the clips once, or until ``rounds_s``."""
     width = height * 16 // 9
     ticks = 0
+    noise = np.random.default_rng(7).normal(0, GRAIN, (2 * height, 2 * width, 1)).astype(np.int16)
     for number, clip in enumerate(clips):
         back = _texture(height, width, number)
         sound = read_audio(clip, sample_rate=SOUND_HZ)
@@ -76,6 +81,10 @@ def _round(clips: list[Path], height: int, rounds_s: float) -> Iterator[tuple[An
             y = round(height / 8 * (1 + np.cos(i / 90)))
             picture = back[y : y + height, x : x + width].copy()
             picture[top : top + tall, left : left + wide] = frame.image
+            if mbit:
+                at_y, at_x = rng.integers(height), rng.integers(width)
+                grains = noise[at_y : at_y + height, at_x : at_x + width]
+                picture = (picture + grains).clip(0, 255).astype(np.uint8)
             start = round((frame.time_s - sound.start_s) * SOUND_HZ)
             piece = np.zeros(SAMPLES, np.float32)
             part = sound.samples[max(0, start) : max(0, start + SAMPLES)]
@@ -84,15 +93,17 @@ def _round(clips: list[Path], height: int, rounds_s: float) -> Iterator[tuple[An
 
 
 def _picture_round(
-    clips: list[Path], height: int, rounds_s: float, scratch: Path
+    clips: list[Path], height: int, rounds_s: float, mbit: float, scratch: Path
 ) -> tuple[Path, NDArray[np.float32]]:
     """Encode one round; returns the file with the picture, and the sound."""
     sound = []
     with av.open(str(scratch), "w", format="mp4") as out:
         stream: Any = out.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = height * 16 // 9, height, "yuv420p"
-        stream.options = {"preset": "medium", "crf": "23"}
-        for n, (picture, piece) in enumerate(_round(clips, height, rounds_s)):
+        stream.options = {"preset": "medium", **({} if mbit else {"crf": "23"})}
+        if mbit:
+            stream.bit_rate = round(mbit * 1e6)
+        for n, (picture, piece) in enumerate(_round(clips, height, rounds_s, mbit)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = n, Fraction(1, RATE)
             out.mux(stream.encode(frame))
@@ -109,6 +120,7 @@ def film(
     round_s: float = 120.0,
     lead: Lead | None = None,
     name: str = "plain",
+    mbit: float = 0.0,
     codec: str = "aac",
     folder: Path = FILMS,
 ) -> Path:
@@ -118,18 +130,21 @@ def film(
         round_s: length of the round that is repeated, at most.
         lead: by how much the sound leads (s, positive = early) at each instant; default none.
         name: tells films with different ``lead`` apart.
+        mbit: bit rate (Mbit/s) of a picture with a camera's noise; 0: without noise, by quality
+            (CRF 23), which gives half a megabit a second at 720p and little to decode.
         codec: of the sound: aac, or flac (in Matroska, quicker to make).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{height}p-{seconds:.0f}s.{'mp4' if codec == 'aac' else 'mkv'}"
+    rate = f"-{mbit:g}M" if mbit else ""
+    path = folder / f"{name}-{height}p{rate}-{seconds:.0f}s.{'mp4' if codec == 'aac' else 'mkv'}"
     if path.exists():
         return path
-    once = folder / f"round-{height}p-{min(round_s, seconds):.0f}s.mp4"
+    once = folder / f"round-{height}p{rate}-{min(round_s, seconds):.0f}s.mp4"
     heard = once.with_suffix(".npy")
     if not heard.exists():
         clips = clips_of(corpus, seconds=round_s)
         part = once.with_suffix(".part")
-        _, sound = _picture_round(clips, height, min(round_s, seconds), part)
+        _, sound = _picture_round(clips, height, min(round_s, seconds), mbit, part)
         part.replace(once)
         np.save(heard, sound)
     sound = np.load(heard)

@@ -88,6 +88,7 @@ def main() -> int:
     parser.add_argument("corpus", type=Path, nargs="?", help="folder with index.jsonl")
     parser.add_argument("--heights", type=int, nargs="+", default=[720])
     parser.add_argument("--seconds", type=int, nargs="+", default=[30])
+    parser.add_argument("--mbit", type=float, default=0.0, help="a camera's noise at this bit rate")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=2, help="the fastest counts")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -109,7 +110,13 @@ def main() -> int:
         shares.add_column(column)
     for height in options.heights:
         for seconds in options.seconds:
-            path = film(options.corpus, height=height, seconds=seconds, round_s=min(120.0, seconds))
+            path = film(
+                options.corpus,
+                height=height,
+                seconds=seconds,
+                round_s=min(120.0, seconds),
+                mbit=options.mbit,
+            )
             rate = f"{height}p {seconds} s, {path.stat().st_size * 8e-6 / seconds:.1f} Mbit/s"
             for threads in options.threads:
                 runs = [
