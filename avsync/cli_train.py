@@ -176,6 +176,9 @@ def encoder(
     strength: Annotated[
         float, typer.Option(min=0.0, help="Of augmentation; less for a run's last stretch.")
     ] = 1.0,
+    last_stretch: Annotated[
+        bool, typer.Option("--last-stretch", help="Muon, no dropout, the first layers as they are.")
+    ] = False,
     widen: Annotated[
         bool, typer.Option("--widen", help="Also other face proportions, voices and paces.")
     ] = False,
@@ -186,30 +189,16 @@ def encoder(
     device: DeviceOption = Device.cpu,
 ) -> None:
     """Train the encoder pair that turns mouths and sound into tokens."""
+    given = locals() | {"device": device.value}
     with _session():
         from avsync.training import commands
         from avsync.training.data import build_cache
 
+        jobs = given.pop("jobs")
         if cache is None:
-            cache = out / "cache"
+            given["cache"] = cache = out / "cache"
             build_cache(data, cache, clips=list(commands.index_rows(data).values()), jobs=jobs)
-        commands.train(
-            data,
-            cache,
-            out,
-            steps=steps,
-            minutes=minutes,
-            batch=batch,
-            start=start,
-            trusted_only=trusted_only,
-            clean_with=clean_with,
-            strength=strength,
-            widen=widen,
-            learning_rate=learning_rate,
-            seed=seed,
-            threads=threads,
-            device=device.value,
-        )
+        commands.train(**given)
 
 
 def _network(

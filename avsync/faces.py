@@ -320,15 +320,17 @@ class FaceTracker:
         models = (far,) if self._tracks else (0, 1)
         self._follow(self._detector.whole(picture, models))
         at_most = TILE_AT_MOST if self._tracks else TILE_AT_MOST_ALONE
+        parts: tuple[int, ...] = (1, 2, 4)
         if cut and not self._tracks:
-            self._follow(self._detector.tiles(picture, (1,)))
+            self._follow(self._detector.tiles(picture, parts[:1]))
+            parts = parts[1:]
         if self._new_scene and not self._tracks:
             at_most = TILE_NEW_SCENE
         wait = TILE_EVERY * 2 ** max(0, min(self._tiles_in_vain, 9) - 1)
         if self._since_tiles >= min(wait, at_most):
             self._since_tiles, self._new_scene = 0, False
             self._tiles_in_vain += 1
-            self._follow(self._detector.tiles(picture, (1, 2, 4)), by_tiles=True)
+            self._follow(self._detector.tiles(picture, parts), by_tiles=True)
 
     def _follow(self, boxes: list[Box], *, by_tiles: bool = False) -> None:
         """Start tracks for boxes that are nobody's yet."""

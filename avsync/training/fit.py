@@ -7,7 +7,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from avsync.training.augment import augment_mel, augment_video, crop_centre
 from avsync.training.contrastive import MultiScaleShiftLoss, rival_grid, shift_grid, soft_targets
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
 from avsync.training.encoder import EncoderConfig, SyncEncoder, has_bf16, shipped
+from avsync.training.muon import Muon
 
 __all__ = [
     "Sampler",
@@ -53,11 +54,14 @@ class TrainConfig(BaseModel):
     minutes: float | None = None
     batch: int = 16
     tokens: int = 40
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
     ema: float = 0.998
     strength: float = 1.0
+    #: The first layers and their norms stay as they are (:meth:`SyncEncoder.early_layers`).
+    keep_early: bool = False
     #: Also faces of other proportions, other voices and other paces. Not yet measured: at 2,300
     #: steps trained and unseen clips do equally well, so that more variety brings nothing yet.
     widen: bool = False
@@ -196,8 +200,12 @@ class Trainer:
         self.losses = nn.ModuleList(MultiScaleShiftLoss() for _ in range(3)).to(self.device)
         self.match_scale = nn.Parameter(torch.tensor(2.5, device=self.device))
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.early = self.model.early_layers() if config.keep_early else []
+        for layer in self.early:
+            layer.requires_grad_(False)
         everything = [*self.model.parameters(), *self.losses.parameters(), self.match_scale]
-        self.optimiser = torch.optim.AdamW(
+        optimiser = {"adamw": torch.optim.AdamW, "muon": Muon}[config.optimiser]
+        self.optimiser = optimiser(
             everything, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
         )
         self.done = 0
@@ -227,6 +235,8 @@ class Trainer:
         sound = augment_mel(mel, **how).to(self.device)
         shift, known_audio = shift.to(self.device), known_audio.to(self.device)
         self.model.train()
+        for layer in self.early:
+            layer.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             local, wide, scored = pair_grids(self.model, video, sound)
         known = known_audio.unfold(1, SHIFTS, 1)

@@ -39,13 +39,13 @@ def test_says_which_extra_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "pip install 'avsync[train]'" in found.output
 
 
-def small_corpus(folder: Path, clips: int = 6) -> Path:
+def small_corpus(folder: Path, clips: int = 6, ticks: int = 30) -> Path:
     """Index and feature cache of clips that hold noise: enough to run everything once."""
     rows = []
     (folder / "cache").mkdir()
     for i in range(clips):
         rng = np.random.default_rng(i)
-        name, ticks = f"clip{i}", 30
+        name = f"clip{i}"
         split = "dev" if i < 2 else "train"
         rows.append({"id": name, "file": f"{name}.mkv", "split": split, "trusted_sync": True})
         rows[-1] |= {"source": f"source{i % 3}", "speaker": f"speaker{i}", "kind": "real"}
@@ -62,6 +62,26 @@ def small_corpus(folder: Path, clips: int = 6) -> Path:
         save_features(features, folder / "cache" / f"{name}.npz")
     (folder / "index.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+def test_encoder_and_its_last_stretch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from avsync.training.encoder import EncoderConfig, SyncEncoder
+    from avsync.training.export import save_weights
+
+    folder = small_corpus(tmp_path, ticks=60)
+    small = EncoderConfig(video_channels=(4, 4, 4, 4), audio_channels=(4, 4, 4), dim=8)
+    save_weights(SyncEncoder(small), tmp_path / "first.pt")
+    common = ["--data", str(folder), "--cache", str(folder / "cache"), "--threads", "1"]
+    common += ["--steps", "1", "--batch", "2", "--start", str(tmp_path / "first.pt")]
+    for name, more, optimiser in (("a", [], "adamw"), ("b", ["--last-stretch"], "muon")):
+        done = run("encoder", *common, "--out", str(tmp_path / name), *more)
+        assert done.exit_code == 0, (done.output, done.exception)
+        state = torch.load(tmp_path / name / "state.pt", weights_only=True)
+        assert state["done"] == 1
+        assert state["config"]["optimiser"] == optimiser
+        assert state["config"]["keep_early"] == bool(more)
+        assert state["config"]["encoder"]["dropout"] == (0.0 if more else 0.1)
 
 
 def test_teacher_student_table_and_shards(tmp_path: Path) -> None:
