@@ -139,7 +139,9 @@ def train(
     length = sum(len(c.crops) for c in sampler.clips) / 1500
     typer.echo(f"training on {len(sampler.clips)} clips, {length:.0f} min; dev {len(dev)} clips")
     local = config.encoder.local_dim
-    trainer.run(sampler, out, validate=lambda model: validate(model, dev, local=local))
+    trainer.run(
+        lambda: sampler.draw(batch), out, validate=lambda model: validate(model, dev, local=local)
+    )
 
 
 def _own_offsets(

@@ -1,12 +1,9 @@
-"""A thin training loop for the encoder pair: AdamW, warm-up, cosine, EMA, resume, JSONL log."""
+"""Training of the encoder pair: its batches, its losses, its configuration."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import time
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,16 +16,14 @@ from avsync.training.augment import augment_mel, augment_video, crop_centre
 from avsync.training.contrastive import MultiScaleShiftLoss, rival_grid, shift_grid, soft_targets
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
 from avsync.training.encoder import EncoderConfig, SyncEncoder, has_bf16, shipped
+from avsync.training.loop import Loop
 from avsync.training.muon import Muon
 
 __all__ = [
     "Sampler",
     "TrainConfig",
     "Trainer",
-    "cosine",
-    "follow",
     "pair_grids",
-    "save_state",
 ]
 
 SHIFTS = 31
@@ -162,70 +157,62 @@ def _columns(mel: FloatArray, place: FloatArray) -> tuple[FloatArray, BoolArray]
     return out, there
 
 
-def cosine(part: float) -> float:
-    """Share of the learning rate when ``part`` of a run is done: from 1 down to 0.02."""
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+class _Losses(nn.Module):
+    """Of the three grids over their shifts, and of a clip's true shift against its far ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shifts = nn.ModuleList(MultiScaleShiftLoss() for _ in range(3))
+        self.match_scale = nn.Parameter(torch.tensor(2.5))
+
+    def forward(
+        self, grids: tuple[Tensor, Tensor, Tensor], known: Tensor, target: Tensor
+    ) -> dict[str, Tensor]:
+        """Named parts for local, context and shipped grids (B, T, S)."""
+        names = ("local", "wide", "both")
+        parts = {
+            name: loss(grid, known, target)
+            for name, loss, grid in zip(names, self.shifts, grids, strict=True)
+        }
+        parts["match"] = self._match(grids[0] + grids[1], target)
+        return parts
+
+    def _match(self, grid: Tensor, target: Tensor) -> Tensor:
+        """A clip's score at its true shift must beat its own mean over the far shifts."""
+        mean = grid.mean(1)
+        true = (mean * target).sum(-1)
+        far = mean.masked_fill(target > 0, -4).topk(8, dim=-1).values.mean(-1)
+        return nn.functional.softplus((far + 0.3 - true) * self.match_scale.exp()).mean()
 
 
-@torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, keep: float) -> None:
-    """Move ``average`` towards ``model``, keeping the share ``keep`` of itself."""
-    for mine, theirs in zip(
-        average.state_dict().values(), model.state_dict().values(), strict=True
-    ):
-        if mine.dtype.is_floating_point:
-            mine.lerp_(theirs, 1 - keep)
-        else:
-            mine.copy_(theirs)
+class Trainer(Loop):
+    """Trains an encoder pair; a batch is what :meth:`Sampler.draw` makes."""
 
-
-def save_state(state: dict[str, Any], file: Path) -> None:
-    """Write a training state beside ``file``, then in its place: never half of one."""
-    temporary = file.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.replace(file)
-
-
-class Trainer:
-    """Holds a model, its optimiser and its moving average; one ``step`` a batch."""
+    clip = 5.0
 
     def __init__(self, config: TrainConfig, *, device: str = "cpu") -> None:
+        super().__init__()
         torch.manual_seed(config.seed)
         if device == "cpu":
             torch.set_num_threads(config.threads)
         self.config = config
         self.device = torch.device(device)
         self.bf16 = has_bf16(device) if config.bf16 is None else config.bf16
-        self.model = SyncEncoder(config.encoder).to(self.device, memory_format=torch.channels_last)
-        self.losses = nn.ModuleList(MultiScaleShiftLoss() for _ in range(3)).to(self.device)
-        self.match_scale = nn.Parameter(torch.tensor(2.5, device=self.device))
-        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
-        self.early = self.model.early_layers() if config.keep_early else []
+        model = SyncEncoder(config.encoder).to(self.device, memory_format=torch.channels_last)
+        self.early = model.early_layers() if config.keep_early else []
         for layer in self.early:
             layer.requires_grad_(False)
-        everything = [*self.model.parameters(), *self.losses.parameters(), self.match_scale]
+        self.model = model
+        self.losses = _Losses().to(self.device)
+        self.beside = {"losses": self.losses}
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
         optimiser = {"adamw": torch.optim.AdamW, "muon": Muon}[config.optimiser]
         self.optimiser = optimiser(
-            everything, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+            [*model.parameters(), *self.losses.parameters()],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
         )
-        self.done = 0
-        self.began = time.monotonic()
-
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        c = self.config
-        if self.done < c.warmup:
-            return c.learning_rate * (self.done + 1) / c.warmup
-        part = (self.done - c.warmup) / max(1, c.steps - c.warmup)
-        if c.minutes is not None:
-            part = max(part, (time.monotonic() - self.began) / (60 * c.minutes))
-        return c.learning_rate * cosine(part)
-
-    def finished(self) -> bool:
-        """Whether the steps are done or the time is over."""
-        limit = self.config.minutes
-        over = limit is not None and time.monotonic() - self.began > 60 * limit
-        return over or self.done >= self.config.steps
 
     def step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
         """One optimiser step. Returns the parts of the loss and the local hit rate."""
@@ -240,84 +227,14 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             local, wide, scored = pair_grids(self.model, video, sound)
         known = known_audio.unfold(1, SHIFTS, 1)
-        target = soft_targets(shift, SHIFTS)
-        parts = {
-            "local": self.losses[0](local, known, target),
-            "wide": self.losses[1](wide, known, target),
-            "both": self.losses[2](scored, known, target),
-            "match": self._match(local + wide, target),
-        }
-        loss = parts["local"] + parts["wide"] + parts["both"] + 0.2 * parts["match"]
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimiser.step()
-        self.done += 1
-        follow(self.average, self.model, min(self.config.ema, (1 + self.done) / (10 + self.done)))
+        parts = self.losses((local, wide, scored), known, soft_targets(shift, SHIFTS))
+        self.update(parts["local"] + parts["wide"] + parts["both"] + 0.2 * parts["match"])
         with torch.no_grad():
             off = (local.argmax(-1) - shift[:, None]).abs() <= 1
             parts["hit"] = off.float().mean()
             clip = (((local + wide).mean(1)).argmax(-1) - shift).abs() <= 1
             parts["clip"] = clip.float().mean()
         return {name: float(value.detach()) for name, value in parts.items()}
-
-    def _match(self, grid: Tensor, target: Tensor) -> Tensor:
-        """A clip's score at its true shift must beat its own mean over the far shifts."""
-        mean = grid.mean(1)
-        true = (mean * target).sum(-1)
-        far = mean.masked_fill(target > 0, -4).topk(8, dim=-1).values.mean(-1)
-        return nn.functional.softplus((far + 0.3 - true) * self.match_scale.exp()).mean()
-
-    def save(self, file: Path) -> None:
-        """Everything needed to resume."""
-        state = {
-            "config": self.config.model_dump(),
-            "done": self.done,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "losses": self.losses.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        save_state(state, file)
-
-    def load(self, file: Path, *, weights_only_start: bool = False) -> None:
-        """Resume from ``file``, or only take its averaged weights as a warm start."""
-        state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
-        if weights_only_start:
-            self.model.load_state_dict(state["average"])
-            self.average.load_state_dict(state["average"])
-            return
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.losses.load_state_dict(state["losses"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.done = int(state["done"])
-
-    def run(self, sampler: Sampler, out: Path, *, validate: Any = None) -> None:
-        """Train to ``config.steps``; ``validate(average)`` → dict goes to the log at each save."""
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(self.config.model_dump_json(indent=1))
-        self.began, sums = time.monotonic(), dict[str, float]()
-        with (out / "log.jsonl").open("a") as log:
-            while not self.finished():
-                for name, value in self.step(sampler.draw(self.config.batch)).items():
-                    sums[name] = sums.get(name, 0.0) + value / self.config.log_every
-                row: dict[str, Any] = {
-                    "step": self.done,
-                    "s": round(time.monotonic() - self.began, 1),
-                }
-                if self.done % self.config.log_every == 0:
-                    row |= {k: round(v, 4) for k, v in sums.items()} | {"lr": self.rate()}
-                    sums = {}
-                if self.done % self.config.save_every == 0 or self.finished():
-                    self.save(out / "state.pt")
-                    if validate is not None:
-                        row |= validate(self.average)
-                if len(row) > 2:
-                    log.write(json.dumps(row) + "\n")
-                    log.flush()
 
 
 def centre_batch(clip: ClipFeatures) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Training of fusion networks: one loop for teachers and for students under any loss.
+"""Training of fusion networks: of teachers, and of students under any loss.
 
 Per window: softmax cross-entropy over its shifts plus binary cross-entropy of "in sync at all",
 with strangers' sound among the negatives. A student adds what :mod:`avsync.training.losses` makes
@@ -8,26 +8,23 @@ of its teacher's answer for the same pairs.
 from __future__ import annotations
 
 import copy
-import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from avsync.errors import AVSyncError, ModelNotFoundError
 from avsync.training.encoder import SyncEncoder
-from avsync.training.fit import cosine, follow, save_state
 from avsync.training.fusion import FusionConfig, FusionNetwork
-from avsync.training.fusion_data import FusionBatch, FusionSampler
+from avsync.training.fusion_data import FusionBatch
+from avsync.training.loop import Loop
 from avsync.training.losses import make_loss
 from avsync.training.networks import Fusion
 
-__all__ = ["LENGTHS", "FusionTrainConfig", "FusionTrainer", "hard_loss", "load_fusion", "run"]
+__all__ = ["LENGTHS", "FusionTrainConfig", "FusionTrainer", "hard_loss", "load_fusion"]
 
 #: Window lengths (ticks) and how often each is drawn.
 LENGTHS = {1: 0.2, 5: 0.3, 11: 0.4, 15: 0.1}
@@ -78,14 +75,16 @@ def hard_loss(logits: Tensor, batch: FusionBatch, sync_weight: float) -> dict[st
     }
 
 
-class FusionTrainer:
-    """A network, its optimiser and its moving average; one ``step`` a batch.
+class FusionTrainer(Loop):
+    """Trains a fusion network, a teacher or a student.
 
     Args:
         config: widths, loss and schedule.
         encoder: whose local heads give the prior.
         teacher: needed by every loss but "none"; frozen.
     """
+
+    clip = 1.0
 
     def __init__(
         self,
@@ -95,6 +94,7 @@ class FusionTrainer:
         teacher: FusionNetwork | None = None,
         device: str = "cpu",
     ) -> None:
+        super().__init__()
         torch.manual_seed(config.seed)
         self.config, self.device = config, torch.device(device)
         self.model = FusionNetwork(config.fusion, encoder).to(self.device)
@@ -114,14 +114,7 @@ class FusionTrainer:
             weight_decay=config.weight_decay,
             betas=(0.9, 0.98),
         )
-        self.done = 0
-
-    def rate(self) -> float:
-        """The learning rate of the next step: linear warm-up, then a cosine."""
-        c = self.config
-        if self.done < c.warmup:
-            return c.learning_rate * (self.done + 1) / c.warmup
-        return c.learning_rate * cosine((self.done - c.warmup) / max(1, c.steps - c.warmup))
+        self.beside = {"loss": self.loss}
 
     @torch.no_grad()
     def ask_teacher(self, batch: FusionBatch) -> Fusion | None:
@@ -141,75 +134,13 @@ class FusionTrainer:
         if self.loss.needs_teacher and taught is not None:
             terms = self.loss.distil(loss, answer, taught)
             loss, parts["distillation"] = terms.total, terms.distillation
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        self.done += 1
-        follow(self.average, self.model, min(self.config.ema, (1 + self.done) / (10 + self.done)))
+        self.update(loss)
         return {name: float(value.detach()) for name, value in parts.items()}
 
-    def save(self, file: Path) -> None:
-        """Everything needed to resume."""
-        state = {
-            "config": self.config.model_dump(),
-            "done": self.done,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "loss": self.loss.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        save_state(state, file)
-
-    def load(self, file: Path) -> None:
-        """Resume from :meth:`save`'s file.
-
-        Raises:
-            AVSyncError: another configuration than this one.
-        """
-        state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+    def check(self, file: Path, state: dict[str, Any]) -> None:
+        """Raise AVSyncError where a state is of another configuration."""
         if FusionTrainConfig.model_validate(state["config"]).fusion != self.config.fusion:
             raise AVSyncError(f"{file}: a run of other widths; give another --out")
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.loss.load_state_dict(state["loss"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.done = int(state["done"])
-
-
-def run(
-    trainer: FusionTrainer,
-    sampler: FusionSampler,
-    out: Path,
-    *,
-    validate: Callable[[FusionNetwork], dict[str, float]] | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> None:
-    """Train to ``config.steps``; configuration, log and state go to ``out``."""
-    config = trainer.config
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
-    began, sums, count = time.monotonic(), dict[str, float](), 0
-    with (out / "log.jsonl").open("a") as log:
-        while trainer.done < config.steps:
-            for name, value in trainer.step(sampler.draw(config.windows)).items():
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
-            last = trainer.done == config.steps
-            if progress is not None:
-                progress(trainer.done / config.steps)
-            if last or trainer.done % config.log_every == 0:
-                row = {"step": trainer.done, "s": round(time.monotonic() - began, 1)}
-                row |= {k: round(v / count, 4) for k, v in sums.items()}
-                sums, count = {}, 0
-                if last or trainer.done % config.save_every == 0:
-                    trainer.save(out / "state.pt")
-                    if validate is not None:
-                        row |= validate(trainer.average)
-                log.write(json.dumps(row) + "\n")
-                log.flush()
 
 
 def load_fusion(file: str | Path) -> FusionNetwork:

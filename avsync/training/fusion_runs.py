@@ -18,7 +18,7 @@ from avsync.training.export import load_weights
 from avsync.training.fusion import FusionNetwork, parameters
 from avsync.training.fusion_data import FusionSampler
 from avsync.training.fusion_eval import evaluate
-from avsync.training.fusion_fit import FusionTrainConfig, FusionTrainer, load_fusion, run
+from avsync.training.fusion_fit import FusionTrainConfig, FusionTrainer, load_fusion
 from avsync.training.losses import LOSSES
 from avsync.training.token_cache import WHOLE, TokenClip, cache_tokens, load_tokens, with_context
 
@@ -159,7 +159,7 @@ def train(
     if state.exists():
         trainer.load(state)
     sampler = corpus.sampler(config, seed=config.seed + 1000 * trainer.done)
-    run(trainer, sampler, out, progress=progress)
+    trainer.run(lambda: sampler.draw(config.windows), out, progress=progress)
     network, encoder = trainer.average, corpus.encoder
     figures = _sizes(network, encoder)
     if corpus.dev:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +12,7 @@ torch = pytest.importorskip("torch")
 from avsync.training.augment import augment_mel, augment_video, crop_centre  # noqa: E402
 from avsync.training.data import ClipFeatures  # noqa: E402
 from avsync.training.encoder import EncoderConfig  # noqa: E402
-from avsync.training.fit import HALF, MARGIN, Sampler, TrainConfig, Trainer  # noqa: E402
+from avsync.training.fit import HALF, MARGIN, SHIFTS, Sampler, TrainConfig, Trainer  # noqa: E402
 
 LEAD, LATE = 7, 3.0
 
@@ -78,3 +82,57 @@ def test_the_rate_follows_the_clock() -> None:
     trainer.began -= 61
     assert trainer.finished()
     assert trainer.rate() == pytest.approx(0.02 * early, rel=0.02)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, optimiser: str) -> None:
+    small = EncoderConfig(video_channels=(4, 4, 4, 4), audio_channels=(4, 4, 4), dim=8, dropout=0.0)
+    config = TrainConfig(
+        encoder=small,
+        optimiser=optimiser,
+        steps=4,
+        batch=2,
+        warmup=1,
+        strength=0.0,
+        threads=1,
+        log_every=1,
+        save_every=2,
+    )
+    batches = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        columns, tokens = (config.tokens + SHIFTS - 1 + 2 * MARGIN) * 4, config.tokens
+        crops = torch.randint(0, 255, (2, tokens + 4, 80, 112), dtype=torch.uint8)
+        known = torch.ones(2, tokens + SHIFTS - 1, dtype=torch.bool)
+        batches.append((crops, torch.randn(2, columns, 80) - 4, known, torch.full((2,), 15.3)))
+
+    def go(trainer: Trainer, out: Path, mine: list[Any]) -> None:
+        torch.manual_seed(9)  # mirrored or not
+        rest = iter(mine)
+        trainer.run(lambda: next(rest), out)
+
+    straight = Trainer(config)
+    go(straight, tmp_path / "straight", batches)
+    stopped = Trainer(config)
+    torch.manual_seed(9)
+    for batch in batches[:2]:
+        stopped.step(batch)
+    stopped.save(tmp_path / "half.pt")
+    random = torch.get_rng_state()
+    resumed = Trainer(config)
+    resumed.load(tmp_path / "half.pt")
+    assert resumed.done == 2
+    torch.set_rng_state(random)
+    rest = iter(batches[2:])
+    shares: list[float] = []
+    resumed.run(lambda: next(rest), tmp_path / "resumed", progress=shares.append)
+    assert shares[-1] == 1.0
+    for a, b in zip(
+        [*straight.average.parameters(), *straight.losses.parameters()],
+        [*resumed.average.parameters(), *resumed.losses.parameters()],
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+    log = [json.loads(row) for row in (tmp_path / "resumed" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [3, 4]
+    assert {"local", "wide", "both", "match", "hit", "clip", "lr", "s"} <= log[0].keys()
