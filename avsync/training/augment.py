@@ -42,13 +42,27 @@ def _other_skin(x: Tensor, strength: float) -> Tensor:
     return x + (still.roll(1, 0) - still) * share[:, None, None, None]
 
 
+def _compressed(x: Tensor, coarse: Tensor) -> Tensor:
+    """Round 8 x 8 blocks of cosines (n, T, 64, 96) as coders do: ``coarse`` (n,) grey levels."""
+    k = torch.arange(8.0)
+    basis = torch.cos((k[None] + 0.5) * k[:, None] * math.pi / 8) * 0.5
+    basis[0] *= 0.5**0.5
+    n, t, height, width = x.shape
+    blocks = x.view(n, t, height // 8, 8, width // 8, 8)
+    steps = coarse[:, None, None, None, None, None] * (1 + 0.5 * (k[:, None, None] + k))
+    waves = torch.einsum("uy,ntbycx,vx->ntbucv", basis, blocks, basis)
+    waves = (waves / steps).round() * steps
+    out = torch.einsum("uy,ntbucv,vx->ntbycx", basis, waves, basis)
+    return out.reshape(x.shape)
+
+
 def augment_video(crops: Tensor, *, strength: float = 1.0, widen: bool = False) -> Tensor:
     """(B, T, 80, 112) uint8 → (B, T, 64, 96) float 0..255.
 
-    One similarity transform, mirror, tone curve, low resolution and occlusion a clip; noise and
-    repeated frames over time; all of them milder and rarer at a ``strength`` below 1. ``widen``:
-    faces of other proportions (a smooth warp) and the motion of one clip on the mean picture of
-    another.
+    One similarity transform, mirror, tone curve, low resolution, compression and occlusion a clip;
+    noise and repeated frames over time; all of them milder and rarer at a ``strength`` below 1.
+    ``widen``: faces of other proportions (a smooth warp) and the motion of one clip on the mean
+    picture of another.
     """
     b, t, height, width = crops.shape
     share = min(1.0, strength)
@@ -84,6 +98,9 @@ def augment_video(crops: Tensor, *, strength: float = 1.0, widen: bool = False) 
         factor = float(_uniform(1, 1.5, 3.5))
         small = F.interpolate(x[low], scale_factor=1 / factor, mode="area")
         x[low] = F.interpolate(small, MODEL_SIZE, mode="bilinear", align_corners=False)
+    coded = _chosen(b, 0.25 * share)
+    if coded.any():
+        x[coded] = _compressed(x[coded], torch.exp(_uniform(int(coded.sum()), 0.7, 2.7)))
     mean = x.mean((1, 2, 3), keepdim=True)
     gamma = torch.exp(_uniform(b, -0.4, 0.4) * strength)[:, None, None, None]
     contrast = torch.exp(_uniform(b, -0.5, 0.3) * strength)[:, None, None, None]

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from avsync.training.augment import augment_mel, augment_video, crop_centre  # noqa: E402
+from avsync.training.augment import _compressed, augment_mel, augment_video, crop_centre  # noqa: E402
 from avsync.training.data import ClipFeatures  # noqa: E402
 from avsync.training.encoder import EncoderConfig  # noqa: E402
 from avsync.training.fit import HALF, MARGIN, SHIFTS, Sampler, TrainConfig, Trainer  # noqa: E402
@@ -73,6 +73,18 @@ def test_widened_pictures_and_sounds_stay_in_range() -> None:
     heard = augment_mel(torch.randn(4, 60, 80) - 5, widen=True)
     assert heard.shape == (4, 60, 80)
     assert bool(torch.isfinite(heard).all())
+
+
+def test_compression_rounds_blocks_and_keeps_their_means() -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(40, 200, 96)[None, None, None] + torch.linspace(0, 30, 64)[:, None]
+    x = (ramp + 6 * torch.randn(2, 3, 64, 96)).contiguous()
+    fine, rough = _compressed(x, torch.tensor([0.01, 12.0]))
+    assert float((fine - x[0]).abs().max()) < 0.1
+    lost = float((rough - x[1]).square().mean().sqrt())
+    assert 2 < lost < 8  # most of the noise, nothing of the ramp
+    means = [y.view(3, 8, 8, 12, 8).mean((2, 4)) for y in (rough, x[1])]
+    assert float((means[0] - means[1]).abs().max()) <= 12 / 8 / 2 + 1e-3
 
 
 def test_the_rate_follows_the_clock() -> None:
