@@ -1,6 +1,7 @@
 """One BLAS thread while avsync computes: its matrices are small, and waiting BLAS threads spin.
 
-Without, OpenBLAS takes up to two fifths of the processor's time of a score on two cores.
+Without, OpenBLAS takes a seventh of the processor's time of a score on two cores, and two fifths in
+a process kept to one core after numpy was loaded (benchmarks/README.md).
 """
 
 from __future__ import annotations
