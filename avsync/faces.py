@@ -42,8 +42,10 @@ TILE_NEW_SCENE = 75
 TILE_AT_MOST = 1200
 TILE_AT_MOST_ALONE = 300
 #: Side (px) of the smallest tiles; in smaller ones only faces would be found whose lips cannot be
-#: read.
+#: read. And where faces are followed: tiles of 270 px, three quarters of those of a 1080p picture,
+#: bring 96 to 100 % of faces 36 to 60 px wide in place of 85 to 96 %, and no more of larger ones.
 SMALLEST_TILE = 240
+SMALLEST_BESIDE = 300
 #: Strips narrower than this (px) are not searched: no lips can be read in them.
 NARROWEST = 48
 #: Longer side (px) of the picture as detectors see it, and of a tile, as near as whole numbers
@@ -112,13 +114,15 @@ class _Detector:
             boxes = self._run(wide, 0, (-pad * shrink, -pad * shrink), shrink)
         return _distinct(boxes)
 
-    def tiles(self, picture: Picture, parts: tuple[int, ...]) -> list[Box]:
+    def tiles(
+        self, picture: Picture, parts: tuple[int, ...], smallest: int = SMALLEST_TILE
+    ) -> list[Box]:
         """Look closer: overlapping squares, as large as the picture allows or of parts of that."""
         height, width = picture.shape
         boxes: list[Box] = []
         for part in parts if min(height, width) >= NARROWEST else ():
             side = int(max(height, width * 9 / 16) / part) if part > 1 else min(height, width)
-            if side < SMALLEST_TILE if part > 1 else max(height, width) < OVERLAP * side:
+            if side < smallest if part > 1 else max(height, width) < OVERLAP * side:
                 continue
             shrink = max(1, round(side / TILE_SIDE))
             nx, ny = (int(np.ceil(OVERLAP * d / side)) if d > side else 1 for d in (width, height))
@@ -330,7 +334,8 @@ class FaceTracker:
         if self._since_tiles >= min(wait, at_most):
             self._since_tiles, self._new_scene = 0, False
             self._tiles_in_vain += 1
-            self._follow(self._detector.tiles(picture, parts), by_tiles=True)
+            smallest = SMALLEST_BESIDE if self._tracks else SMALLEST_TILE
+            self._follow(self._detector.tiles(picture, parts, smallest), by_tiles=True)
 
     def _follow(self, boxes: list[Box], *, by_tiles: bool = False) -> None:
         """Start tracks for boxes that are nobody's yet."""
