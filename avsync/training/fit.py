@@ -216,11 +216,9 @@ class Trainer(Loop):
 
     def step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
         """One optimiser step. Returns the parts of the loss and the local hit rate."""
-        crops, mel, known_audio, shift = batch
+        crops, mel, known_audio, shift = (x.to(self.device, non_blocking=True) for x in batch)
         how: dict[str, Any] = {"strength": self.config.strength, "widen": self.config.widen}
-        video = augment_video(crops, **how).to(self.device)
-        sound = augment_mel(mel, **how).to(self.device)
-        shift, known_audio = shift.to(self.device), known_audio.to(self.device)
+        video, sound = augment_video(crops, **how), augment_mel(mel, **how)
         self.model.train()
         for layer in self.early:
             layer.eval()
