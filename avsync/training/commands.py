@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,8 @@ UNFIT = ("filyp/mcgurk_task", "evonneng/learning2listen")
 GENERATED_WEIGHT = 0.6
 #: In the run folder: what cleaning found, so that a resumed run goes on with the same.
 CLEANED = "cleaned.json"
+#: A GPU is fed by so many threads; a batch takes the CPU longer to draw than the GPU to compute.
+SAMPLERS = 8
 
 
 def index_rows(data: Path) -> dict[str, dict[str, Any]]:
@@ -133,14 +136,19 @@ def train(
     elif start is not None:
         trainer.model.load_state_dict(load_weights(start).state_dict())
         trainer.average.load_state_dict(trainer.model.state_dict())
-    sampler = Sampler(
-        clips, late, weight, tokens=config.tokens, seed=seed + trainer.done, paces=widen
+    samplers = [
+        Sampler(clips, late, weight, tokens=config.tokens, seed=each, paces=widen)
+        for each in seed + trainer.done + 100_000 * np.arange(1 if device == "cpu" else SAMPLERS)
+    ]
+    length = sum(len(c.crops) for c in samplers[0].clips) / 1500
+    typer.echo(
+        f"training on {len(samplers[0].clips)} clips, {length:.0f} min; dev {len(dev)} clips"
     )
-    length = sum(len(c.crops) for c in sampler.clips) / 1500
-    typer.echo(f"training on {len(sampler.clips)} clips, {length:.0f} min; dev {len(dev)} clips")
     local = config.encoder.local_dim
     trainer.run(
-        lambda: sampler.draw(batch), out, validate=lambda model: validate(model, dev, local=local)
+        [partial(s.draw, batch) for s in samplers],
+        out,
+        validate=lambda model: validate(model, dev, local=local),
     )
 
 

@@ -28,15 +28,17 @@ def clip_tokens(
     and the context part side by side, each a unit vector. ``phase`` (mel columns) delays the
     columns that the audio tokens are centred on.
     """
-    crops = crop_centre(torch.from_numpy(clip.crops)).float()[None]
+    device = next(model.parameters()).device
+    crops = crop_centre(torch.from_numpy(clip.crops)).to(device).float()[None]
     begin = (clip.lead + 2 * COLUMNS_A_TICK + phase) % COLUMNS_A_TICK
     mel = torch.from_numpy(clip.mel[begin:].astype(np.float32))[None]
     mel = mel[:, : mel.shape[1] // COLUMNS_A_TICK * COLUMNS_A_TICK]
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu") if bf16 is None else bf16):
+    half = has_bf16(device.type) if bf16 is None else bf16
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         video = torch.cat(model.video(crops), -1)[0]
-        audio = torch.cat(model.audio(mel), -1)[0]
+        audio = torch.cat(model.audio(mel.to(device)), -1)[0]
     lag = (clip.lead + 2 * COLUMNS_A_TICK + phase - begin) // COLUMNS_A_TICK
-    return video.float().numpy(), audio.float().numpy(), lag
+    return video.float().cpu().numpy(), audio.float().cpu().numpy(), lag
 
 
 def score_rows(video: FloatArray, audio: FloatArray, lag: int, half: int = HALF) -> FloatArray:

@@ -159,7 +159,7 @@ def train(
     if state.exists():
         trainer.load(state)
     sampler = corpus.sampler(config, seed=config.seed + 1000 * trainer.done)
-    trainer.run(lambda: sampler.draw(config.windows), out, progress=progress)
+    trainer.run([lambda: sampler.draw(config.windows)], out, progress=progress)
     network, encoder = trainer.average, corpus.encoder
     figures = _sizes(network, encoder)
     if corpus.dev:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Loop", "cosine", "follow", "save_state"]
+__all__ = ["Loop", "ahead", "cosine", "follow", "save_state"]
 
 
 def cosine(part: float) -> float:
@@ -37,6 +40,19 @@ def save_state(state: dict[str, Any], file: Path) -> None:
     temporary = file.with_suffix(".part")
     torch.save(state, temporary)
     temporary.replace(file)
+
+
+def ahead(draws: Sequence[Callable[[], Any]]) -> Generator[Any]:
+    """Batches from each of ``draws`` in turn; several are made in threads, ahead of time."""
+    while len(draws) == 1:
+        yield draws[0]()
+    with ThreadPoolExecutor(len(draws)) as pool:
+        waiting = deque((draw, pool.submit(draw)) for draw in draws)
+        while True:
+            draw, made = waiting.popleft()
+            batch = made.result()
+            waiting.append((draw, pool.submit(draw)))
+            yield batch
 
 
 class Loop:
@@ -125,7 +141,7 @@ class Loop:
 
     def run(
         self,
-        draw: Callable[[], Any],
+        draws: Sequence[Callable[[], Any]],
         out: Path,
         *,
         validate: Callable[[Any], dict[str, float]] | None = None,
@@ -134,16 +150,18 @@ class Loop:
         """Step until finished; configuration, log and state go to ``out``.
 
         Args:
-            draw: makes the next batch. validate: of the moving average, logged at each save.
+            draws: each makes the next batch of its own; one is called as it is needed, several
+                in threads of their own (for a GPU). validate: of the moving average, logged at
+                each save.
             progress: called with the share done, 0..1.
         """
         config = self.config
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
         self.began, sums, count = time.monotonic(), dict[str, float](), 0
-        with (out / "log.jsonl").open("a") as log:
+        with (out / "log.jsonl").open("a") as log, contextlib.closing(ahead(draws)) as batches:
             while not self.finished():
-                for name, value in self.step(draw()).items():
+                for name, value in self.step(next(batches)).items():
                     sums[name] = sums.get(name, 0.0) + value
                 count += 1
                 last = self.finished()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from avsync.training.augment import _compressed, augment_mel, augment_video, cro
 from avsync.training.data import ClipFeatures  # noqa: E402
 from avsync.training.encoder import EncoderConfig  # noqa: E402
 from avsync.training.fit import HALF, MARGIN, SHIFTS, Sampler, TrainConfig, Trainer  # noqa: E402
+from avsync.training.loop import ahead  # noqa: E402
 
 LEAD, LATE = 7, 3.0
 
@@ -87,6 +90,33 @@ def test_compression_rounds_blocks_and_keeps_their_means() -> None:
     assert float((means[0] - means[1]).abs().max()) <= 12 / 8 / 2 + 1e-3
 
 
+def test_batches_come_in_turn_and_each_source_is_asked_by_one_at_a_time() -> None:
+    asked: dict[str, list[bool]] = {"a": [], "b": [], "c": []}
+    busy: set[str] = set()
+
+    def draw(name: str) -> str:
+        asked[name].append(name in busy)
+        busy.add(name)
+        time.sleep(0.002)
+        busy.discard(name)
+        return f"{name}{len(asked[name])}"
+
+    batches = ahead([partial(draw, name) for name in asked])
+    assert [next(batches) for _ in range(7)] == ["a1", "b1", "c1", "a2", "b2", "c2", "a3"]
+    batches.close()
+    assert not any(any(times) for times in asked.values())
+    alone = ahead([partial(draw, "a")])
+    before = len(asked["a"])
+    assert next(alone) == f"a{before + 1}"
+    assert len(asked["a"]) == before + 1  # nothing ahead of time
+
+    def fail() -> str:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        next(ahead([fail, fail]))
+
+
 def test_the_rate_follows_the_clock() -> None:
     small = EncoderConfig(video_channels=(4, 4, 4, 4), audio_channels=(4, 4, 4), dim=8)
     trainer = Trainer(TrainConfig(encoder=small, minutes=1.0, warmup=0, threads=1))
@@ -121,7 +151,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, optimise
     def go(trainer: Trainer, out: Path, mine: list[Any]) -> None:
         torch.manual_seed(9)  # mirrored or not
         rest = iter(mine)
-        trainer.run(lambda: next(rest), out)
+        trainer.run([lambda: next(rest)], out)
 
     straight = Trainer(config)
     go(straight, tmp_path / "straight", batches)
@@ -137,7 +167,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, optimise
     torch.set_rng_state(random)
     rest = iter(batches[2:])
     shares: list[float] = []
-    resumed.run(lambda: next(rest), tmp_path / "resumed", progress=shares.append)
+    resumed.run([lambda: next(rest)], tmp_path / "resumed", progress=shares.append)
     assert shares[-1] == 1.0
     for a, b in zip(
         [*straight.average.parameters(), *straight.losses.parameters()],

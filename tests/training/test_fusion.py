@@ -226,7 +226,7 @@ class TestTraining:
         batch = sampler.draw(4)
         sampler.draw = lambda windows: batch  # type: ignore[method-assign]
         trainer = FusionTrainer(config)
-        trainer.run(lambda: sampler.draw(2), tmp_path)
+        trainer.run([lambda: sampler.draw(2)], tmp_path)
         log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
         assert [row["step"] for row in log] == list(range(5, 41, 5))
         assert log[-1]["shift"] < 0.5 * log[0]["shift"]
