@@ -47,6 +47,13 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
+class Optimiser(str, Enum):
+    """How weights are updated."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
 Data = Annotated[
     Path,
     typer.Option(metavar="DIR", help="Folder of clips; index.jsonl gives split, speaker, source."),
@@ -88,6 +95,7 @@ Stride = Annotated[
 ]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Seed = Annotated[int, typer.Option(help="Of weights, dropout and batches.")]
+OptimiserOption = Annotated[Optimiser, typer.Option(help="How weights are updated.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where training runs.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes that read clips.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
@@ -176,9 +184,7 @@ def encoder(
     strength: Annotated[
         float, typer.Option(min=0.0, help="Of augmentation; less for a run's last stretch.")
     ] = 1.0,
-    last_stretch: Annotated[
-        bool, typer.Option("--last-stretch", help="Muon, no dropout, the first layers as they are.")
-    ] = False,
+    optimiser: OptimiserOption = Optimiser.adamw,
     widen: Annotated[
         bool, typer.Option("--widen", help="Also other face proportions, voices and paces.")
     ] = False,
@@ -189,7 +195,7 @@ def encoder(
     device: DeviceOption = Device.cpu,
 ) -> None:
     """Train the encoder pair that turns mouths and sound into tokens."""
-    given = locals() | {"device": device.value}
+    given = locals() | {"device": device.value, "optimiser": optimiser.value}
     with _session():
         from avsync.training import commands
         from avsync.training.data import build_cache

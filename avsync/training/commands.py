@@ -79,9 +79,7 @@ def train(
         typer.Option(help="Re-centre or drop the other clips by this model, trained without them."),
     ] = None,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
-    last_stretch: Annotated[
-        bool, typer.Option(help="By Muon, without dropout, the first layers as they are.")
-    ] = False,
+    optimiser: Annotated[str, typer.Option(help="adamw or muon")] = "adamw",
     strength: Annotated[
         float, typer.Option(help="Augmentation: 1 for a long run, less for its last stretch.")
     ] = 1.0,
@@ -115,16 +113,13 @@ def train(
         if rows[clip.clip].get("kind") == "generated":
             weight[clip.clip] = GENERATED_WEIGHT * weight.get(clip.clip, 1.0)
     widths = EncoderConfig() if start is None else load_weights(start).config
-    if last_stretch:
-        widths = widths.model_copy(update={"dropout": 0.0})
     config = TrainConfig(
         encoder=widths,
         steps=steps,
         minutes=minutes,
         batch=batch,
-        optimiser="muon" if last_stretch else "adamw",
+        optimiser=optimiser,
         learning_rate=learning_rate,
-        keep_early=last_stretch,
         strength=strength,
         seed=seed,
         threads=threads,

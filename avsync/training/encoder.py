@@ -182,11 +182,6 @@ class SyncEncoder(nn.Module):
         self.video = _Tower(self.config, VideoEncoder(self.config))
         self.audio = _Tower(self.config, AudioEncoder(self.config))
 
-    def early_layers(self) -> list[nn.Module]:
-        """The first layers of both towers, up to the first residual block: half of the work."""
-        video, audio = self.video.encoder, self.audio.encoder
-        return [video.stem, *video.body[:2], *audio.body[:2]]
-
     def forward(self, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Local and context tokens of the video, then of the audio."""
         return (*self.video(crops), *self.audio(mel))

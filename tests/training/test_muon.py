@@ -9,8 +9,6 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from avsync.training.encoder import EncoderConfig  # noqa: E402
-from avsync.training.fit import TrainConfig, Trainer  # noqa: E402
 from avsync.training.muon import Muon, orthogonal  # noqa: E402
 
 
@@ -77,27 +75,3 @@ def test_learns_and_resumes() -> None:
     optimiser = Muon(model.parameters(), lr=0.1)
     optimiser.load_state_dict(state)
     assert go(5) == later
-
-
-def test_early_layers_are_kept_norms_and_all() -> None:
-    small = EncoderConfig(video_channels=(4, 6, 8, 8), audio_channels=(4, 6, 8), dim=16)
-    config = TrainConfig(encoder=small, optimiser="muon", keep_early=True, threads=1, warmup=0)
-    trainer = Trainer(config)
-    early = trainer.model.early_layers()
-    assert early
-    before = copy.deepcopy([layer.state_dict() for layer in early])
-    whole = copy.deepcopy(trainer.model.state_dict())
-    columns = (config.tokens + 30 + 18) * 4
-    batch = (
-        torch.randint(0, 255, (4, config.tokens + 4, 80, 112), dtype=torch.uint8),
-        torch.randn(4, columns, 80) - 4,
-        torch.ones(4, config.tokens + 30, dtype=torch.bool),
-        torch.full((4,), 15.3),
-    )
-    trainer.step(batch)
-    for layer, kept in zip(early, before, strict=True):
-        for name, value in layer.state_dict().items():
-            assert torch.equal(value, kept[name]), name
-    changed = [k for k, v in trainer.model.state_dict().items() if not torch.equal(v, whole[k])]
-    assert any("video.local" in k for k in changed)
-    assert any("body.4" in k and "running_mean" in k for k in changed)
