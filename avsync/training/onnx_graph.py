@@ -51,13 +51,16 @@ class OnnxGraph(nn.Module):
             raise ModelCorruptError(f"{name}: not an ONNX file ({err})") from err
         self._whole: dict[str, Tensor] = {}
         self._floats: dict[str, str] = {}
-        for tensor in graph.initializer:
-            self._keep(tensor.name, numpy_helper.to_array(tensor))
+        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self._steps: list[tuple[str, list[str], str, Attributes]] = []
         for node in graph.node:
             given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
-                self._keep(node.output[0], numpy_helper.to_array(given["value"]))
+                stored[node.output[0]] = numpy_helper.to_array(given["value"])
+                continue
+            if node.op_type == "Cast" and node.input[0] in stored:  # weights kept as halves
+                kind = helper.tensor_dtype_to_np_dtype(given["to"])
+                stored[node.output[0]] = stored[node.input[0]].astype(kind)
                 continue
             if node.op_type not in _OPERATORS or len(node.output) != 1:
                 raise ModelCorruptError(
@@ -65,7 +68,11 @@ class OnnxGraph(nn.Module):
                     "runner; give the training checkpoint (a .pt file) in place of the folder"
                 )
             self._steps.append((node.op_type, list(node.input), node.output[0], given))
-        (self._input,) = (i.name for i in graph.input if i.name not in self._floats)
+        used = {name for _, inputs, _, _ in self._steps for name in inputs}
+        for name, array in stored.items():
+            if name in used:
+                self._keep(name, array)
+        (self._input,) = (i.name for i in graph.input if i.name not in stored)
         self._output = graph.output[0].name
 
     def _keep(self, name: str, array: Any) -> None:
@@ -181,17 +188,6 @@ def _clip(inputs: Inputs, given: Attributes) -> Tensor:
     return torch.clamp(inputs[0], low, high)
 
 
-#: What a Cast may make, by ONNX's numbers: float, int64, float16, double.
-_KINDS = {1: torch.float32, 7: torch.int64, 10: torch.float16, 11: torch.float64}
-
-
-def _cast(inputs: Inputs, given: Attributes) -> Tensor:
-    if given["to"] not in _KINDS:
-        raise ModelCorruptError(f"the graph casts to ONNX's type {given['to']}, not known here")
-    x: Tensor = inputs[0]
-    return x.to(_KINDS[given["to"]])
-
-
 _Operator = Callable[[Inputs, Attributes], Tensor]
 
 
@@ -203,7 +199,6 @@ _OPERATORS: dict[str, _Operator] = {
     "Add": _plain(torch.add),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
-    "Cast": _cast,
     "Clip": _clip,
     "Concat": lambda x, a: torch.cat(list(x), a["axis"]),
     "Conv": _conv,

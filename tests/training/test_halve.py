@@ -58,6 +58,7 @@ def test_exact_halves_take_half_the_file_and_compute_the_same(
 
     runner = OnnxGraph(file.read_bytes())
     np.testing.assert_allclose(runner(torch.from_numpy(x)).numpy(), before, atol=1e-4)
+    assert runner.double()(torch.from_numpy(x).double()).dtype == torch.float64
     again = file.read_bytes()
     halve(file)
     assert file.read_bytes() == again
