@@ -74,8 +74,8 @@ _STYLES = {Status.in_sync: "green", Status.out_of_sync: "red", Status.drift: "re
 def main() -> None:
     """Entry point of the console script.
 
-    numpy is not loaded yet: its BLAS gets one thread, for our matrices are small and BLAS threads
-    that wait for more work spin (two fifths of the processor's time of a score on two cores).
+    numpy is not loaded yet: its BLAS gets one thread in what runs outside the SDK's doors, too
+    (:mod:`avsync.blas`), and in the processes of a batch.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app(prog_name="avsync")

@@ -160,11 +160,12 @@ class Loop:
         (out / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
         self.began, sums, count = time.monotonic(), dict[str, float](), 0
         with (out / "log.jsonl").open("a") as log, contextlib.closing(ahead(draws)) as batches:
-            while not self.finished():
+            last = self.finished()
+            while not last:
                 for name, value in self.step(next(batches)).items():
                     sums[name] = sums.get(name, 0.0) + value
                 count += 1
-                last = self.finished()
+                last = self.finished()  # asked once: what ends by the clock is saved, too
                 if progress is not None:
                     progress(1.0 if last else min(1.0, max(0.0, self.part())))
                 saving = last or self.done % config.save_every == 0
