@@ -9,13 +9,52 @@ import contextlib
 import inspect
 import json
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from avsync._console import clean_exit, progress_bar
+from avsync.cli_train_options import (
+    Batch,
+    Cache,
+    Checkpoint,
+    Cleaned,
+    CleanWith,
+    Clips,
+    Context,
+    Data,
+    Device,
+    DeviceOption,
+    Dim,
+    Dropout,
+    ExchangeWith,
+    Extra,
+    ExtraShare,
+    Jobs,
+    LastStrength,
+    Length,
+    Loss,
+    Minutes,
+    Near,
+    Optimiser,
+    OptimiserOption,
+    Out,
+    Prior,
+    Rate,
+    Seed,
+    Start,
+    Steps,
+    Strength,
+    Stride,
+    Style,
+    Threads,
+    Tokens,
+    TrustedOnly,
+    Variants,
+    Widen,
+    Windows,
+)
 from avsync.errors import AVSyncError, DependencyMissingError
 
 if TYPE_CHECKING:
@@ -29,76 +68,6 @@ app = typer.Typer(
 )
 
 
-class Loss(str, Enum):
-    """How a student learns from its teacher."""
-
-    none = "none"
-    kd = "kd"
-    fitnet = "fitnet"
-    rkd = "rkd"
-    minilm = "minilm"
-    mtd = "mtd"
-
-
-class Device(str, Enum):
-    """Where training runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Optimiser(str, Enum):
-    """How weights are updated."""
-
-    adamw = "adamw"
-    muon = "muon"
-
-
-Data = Annotated[
-    Path,
-    typer.Option(metavar="DIR", help="Folder of clips; index.jsonl gives split, speaker, source."),
-]
-Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder; a run there is resumed.")
-]
-Cache = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Cached features (default: OUT/cache).")
-]
-Tokens = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Cached tokens (default: OUT/tokens).")
-]
-Checkpoint = Annotated[
-    Path, typer.Option("--encoder", metavar="FILE", help="Encoder pair: checkpoint or state.pt.")
-]
-Cleaned = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="cleaned.json of an encoder run: take those clips too."),
-]
-Clips = Annotated[
-    int | None, typer.Option(min=2, metavar="N", help="Only N clips, speakers taking turns.")
-]
-Variants = Annotated[
-    int, typer.Option(min=1, max=8, help="Stretches of every clip: one as it is, others augmented.")
-]
-Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
-Windows = Annotated[int, typer.Option(min=3, help="Windows a step, each with seven sounds.")]
-Dim = Annotated[int, typer.Option(min=8, help="Width; a multiple of 8.")]
-Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of numbers left out.")]
-Context = Annotated[
-    bool, typer.Option("--context/--no-context", help="Also see the encoders' context tokens.")
-]
-Prior = Annotated[
-    bool, typer.Option("--prior/--no-prior", help="Begin with the cosine of the encoders' heads.")
-]
-Stride = Annotated[
-    int, typer.Option(min=1, help="Measure only every so many-th window of the dev clips.")
-]
-Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
-Seed = Annotated[int, typer.Option(help="Of weights, dropout and batches.")]
-OptimiserOption = Annotated[Optimiser, typer.Option(help="How weights are updated.")]
-DeviceOption = Annotated[Device, typer.Option(help="Where training runs.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes that read clips.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 CHECKPOINT = Path("models/checkpoint.pt")
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -167,27 +136,21 @@ def encoder(
     out: Out,
     cache: Cache = None,
     steps: Steps = 4000,
-    minutes: Annotated[
-        float | None, typer.Option(help="End after this time; the rate follows the clock.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Windows a step.")] = 16,
-    start: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Take these weights to begin with.")
-    ] = None,
-    trusted_only: Annotated[
-        bool, typer.Option("--trusted-only", help="Only clips known for exact sync.")
-    ] = False,
-    clean_with: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Re-centre or drop the others by this model."),
-    ] = None,
-    strength: Annotated[
-        float, typer.Option(min=0.0, help="Of augmentation; less for a run's last stretch.")
-    ] = 1.0,
+    minutes: Minutes = None,
+    batch: Batch = 16,
+    tokens: Length = 40,
+    start: Start = None,
+    trusted_only: TrustedOnly = False,
+    clean_with: CleanWith = None,
+    strength: Strength = 1.0,
+    last_strength: LastStrength = None,
     optimiser: OptimiserOption = Optimiser.adamw,
-    widen: Annotated[
-        bool, typer.Option("--widen", help="Also other face proportions, voices and paces.")
-    ] = False,
+    widen: Widen = False,
+    style: Style = 0.0,
+    near: Near = 0.0,
+    extra: Extra = None,
+    extra_share: ExtraShare = 0.3,
+    exchange: ExchangeWith = None,
     learning_rate: Rate = 1e-3,
     seed: Seed = 0,
     threads: Threads = 2,

@@ -11,8 +11,9 @@ Then :mod:`avsync.training.quantise` makes the 8-bit graphs for the CPU; an expo
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from avsync import cli_train_options as o
 from avsync.errors import AVSyncError
 from avsync.training.data import ClipFeatures, build_cache, list_clips, load_features
 
@@ -61,40 +63,58 @@ def cache(data: Data, cache: Cache, jobs: Annotated[int, typer.Option()] = 2) ->
 
 
 @app.command()
+def rerender(
+    data: Data,
+    meshes: Annotated[Path, typer.Option(help="Folder for crops with their face meshes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the new clips; train takes it as --extra.")],
+    seed: Annotated[int, typer.Option()] = 0,
+    jobs: Annotated[int, typer.Option()] = 2,
+) -> None:
+    """Put the lips of clips known to be in sync on other faces; resumes where it stopped."""
+    from avsync.training.rerender import build_meshes, build_rerendered
+
+    rows = {k: r for k, r in index_rows(data).items() if r.get("split", "train") == "train"}
+    drivers = [k for k, r in rows.items() if _trusted(r)]
+    stills = [k for k, r in rows.items() if k not in drivers and r.get("kind", "real") == "real"]
+    files = {k: data / rows[k]["file"] for k in (*drivers, *stills)}
+    counts = {"meshed": build_meshes(files, meshes, whole=set(drivers), jobs=jobs)}
+    who = {k: str(r.get("speaker") or r.get("source") or k) for k, r in rows.items()}
+    counts["rerendered"] = build_rerendered(meshes, out, drivers, who, seed=seed, jobs=jobs)
+    typer.echo(json.dumps(counts))
+
+
+@app.command()
 def train(
     data: Data,
     cache: Cache,
     out: Annotated[Path, typer.Option(help="Run folder; resumed when it holds a state.")],
     steps: Annotated[int, typer.Option()] = 4000,
-    minutes: Annotated[
-        float | None, typer.Option(help="End after this time; the rate follows the clock.")
-    ] = None,
-    batch: Annotated[int, typer.Option()] = 16,
-    start: Annotated[Path | None, typer.Option(help="Take these weights to begin with.")] = None,
-    trusted_only: Annotated[
-        bool, typer.Option(help="Only clips whose source is known for exact sync.")
-    ] = False,
-    clean_with: Annotated[
-        Path | None,
-        typer.Option(help="Re-centre or drop the other clips by this model, trained without them."),
-    ] = None,
+    minutes: o.Minutes = None,
+    batch: o.Batch = 16,
+    tokens: o.Length = 40,
+    start: o.Start = None,
+    trusted_only: o.TrustedOnly = False,
+    clean_with: o.CleanWith = None,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
     optimiser: Annotated[str, typer.Option(help="adamw or muon")] = "adamw",
-    strength: Annotated[
-        float, typer.Option(help="Augmentation: 1 for a long run, less for its last stretch.")
-    ] = 1.0,
+    strength: o.Strength = 1.0,
+    last_strength: o.LastStrength = None,
     seed: Annotated[int, typer.Option()] = 0,
     threads: Annotated[int, typer.Option()] = 2,
-    widen: Annotated[
-        bool, typer.Option(help="Also other face proportions, voices and paces (unmeasured).")
-    ] = False,
+    widen: o.Widen = False,
+    style: o.Style = 0.0,
+    near: o.Near = 0.0,
+    extra: o.Extra = None,
+    extra_share: o.ExtraShare = 0.3,
+    exchange: o.ExchangeWith = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Train the encoder pair; validates on the dev split's trusted clips at every save."""
     from avsync.training.encoder import EncoderConfig
     from avsync.training.evaluate import validate
+    from avsync.training.exchange import Exchange
     from avsync.training.export import load_weights
-    from avsync.training.fit import Sampler, TrainConfig, Trainer
+    from avsync.training.fit import Sampler, TrainConfig, Trainer, together
 
     rows = index_rows(data)
     dev = _load(
@@ -118,12 +138,16 @@ def train(
         steps=steps,
         minutes=minutes,
         batch=batch,
+        tokens=tokens,
         optimiser=optimiser,
         learning_rate=learning_rate,
         strength=strength,
+        last_strength=last_strength,
         seed=seed,
         threads=threads,
         widen=widen,
+        style=style,
+        near=near,
     )
     trainer = Trainer(config, device=device)
     if (out / "state.pt").exists():
@@ -131,17 +155,27 @@ def train(
     elif start is not None:
         trainer.model.load_state_dict(load_weights(start).state_dict())
         trainer.average.load_state_dict(trainer.model.state_dict())
-    samplers = [
-        Sampler(clips, late, weight, tokens=config.tokens, seed=each, paces=widen)
-        for each in seed + trainer.done + 100_000 * np.arange(1 if device == "cpu" else SAMPLERS)
-    ]
-    length = sum(len(c.crops) for c in samplers[0].clips) / 1500
-    typer.echo(
-        f"training on {len(samplers[0].clips)} clips, {length:.0f} min; dev {len(dev)} clips"
+    if exchange is not None:
+        name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+        both = {"model": trainer.model, "average": trainer.average}
+        trainer.exchange = Exchange(exchange, name, both).step
+    more = [] if extra is None else _load(extra, sorted(f.stem for f in extra.glob("*.npz")))
+    draws: list[Callable[[], Any]] = []
+    for each in seed + trainer.done + 100_000 * np.arange(1 if device == "cpu" else SAMPLERS):
+        taken = round(batch * extra_share) if more else 0
+        sampler = Sampler(clips, late, weight, tokens=tokens, seed=each, paces=widen)
+        draws.append(partial(sampler.draw, batch - taken))
+        if taken:
+            beside = Sampler(more, late, tokens=tokens, seed=each + 1, paces=widen)
+            draws[-1] = partial(together, draws[-1], partial(beside.draw, taken))
+    length = sum(len(c.crops) for c in sampler.clips) / 1500
+    said = f"{len(sampler.clips)} clips, {length:.0f} min" + f", {len(more)} re-rendered" * bool(
+        more
     )
+    typer.echo(f"training on {said}; dev {len(dev)} clips")
     local = config.encoder.local_dim
     trainer.run(
-        [partial(s.draw, batch) for s in samplers],
+        draws,
         out,
         validate=lambda model: validate(model, dev, local=local),
     )

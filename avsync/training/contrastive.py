@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 from avsync.offsets import RIVAL_SHARPNESS
 
-__all__ = ["MultiScaleShiftLoss", "rival_grid", "shift_grid", "soft_targets"]
+__all__ = ["MultiScaleShiftLoss", "NearLoss", "rival_grid", "shift_grid", "soft_targets"]
+
+#: What lies no further (ticks) from the true place counts as right, as in the protocol.
+NEAR = 1.25
 
 
 def shift_grid(video: Tensor, audio: Tensor) -> Tensor:
@@ -77,3 +80,31 @@ class MultiScaleShiftLoss(nn.Module):
             alive = (share * (target > 0).unsqueeze(-1)).sum(1) > 0.25
             total = total + (nll * alive).sum() / alive.sum().clamp_min(1)
         return total / len(self.scales)
+
+
+class NearLoss(nn.Module):
+    """Single tokens against all sounds of the clip, and sounds against all its tokens.
+
+    Right is what lies within a frame (:data:`NEAR`), as the published protocol counts: neighbours
+    share four of five frames, and to tell them apart is learned by longer windows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(12.0).log())
+
+    def forward(self, video: Tensor, audio: Tensor, known: Tensor, true_shift: Tensor) -> Tensor:
+        """Loss of unit tokens (B, T, d) and (B, N, d), ``known`` (B, N) bool, shifts (B,)."""
+        scores = (video @ audio.transpose(1, 2)) * self.log_scale.exp()
+        tokens, sounds = scores.shape[1:]
+        place = torch.arange(tokens, device=scores.device)[:, None] + true_shift[:, None, None]
+        right = (torch.arange(sounds, device=scores.device) - place).abs() <= NEAR
+        right = right & known[:, None]
+        scores = scores.masked_fill(~known[:, None], -30.0)
+        hits = scores.masked_fill(~right, -1e4)
+        total = scores.new_zeros(())
+        for dim in (1, 2):
+            alive = right.any(dim)
+            missed = scores.logsumexp(dim) - hits.logsumexp(dim)
+            total = total + (missed * alive).sum() / alive.sum().clamp_min(1)
+        return total / 2

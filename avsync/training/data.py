@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,18 @@ import numpy.typing as npt
 from avsync.crops import CropChunk
 from avsync.errors import AVSyncError, MediaNotFoundError
 from avsync.faces import mouth_chunks
-from avsync.media import iter_audio, iter_grid_frames
+from avsync.media import GridFrame, iter_audio, iter_grid_frames
 from avsync.mel import MEL_HZ, MelStream
 
-__all__ = ["ClipFeatures", "build_cache", "extract", "list_clips", "load_features", "save_features"]
+__all__ = [
+    "ClipFeatures",
+    "build_cache",
+    "extract",
+    "in_processes",
+    "list_clips",
+    "load_features",
+    "save_features",
+]
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".mpg"}
 #: Mel columns a 25-Hz tick.
@@ -67,14 +75,19 @@ def list_clips(folder: str | Path) -> list[dict[str, Any]]:
     ]
 
 
-def extract(path: str | Path, clip: str) -> ClipFeatures | None:
-    """Features of one clip, or None when no face was found.
+def extract(
+    path: str | Path,
+    clip: str,
+    *,
+    cropped: Callable[[Iterator[GridFrame]], Iterator[CropChunk]] = mouth_chunks,
+) -> ClipFeatures | None:
+    """Features of one clip, or None when no face was found; ``cropped`` makes crops of its frames.
 
     Raises:
         AVSyncError: the file cannot be read.
     """
     tracks: dict[int, list[CropChunk]] = {}
-    for chunk in mouth_chunks(iter_grid_frames(path, max_side=1280)):
+    for chunk in cropped(iter_grid_frames(path, max_side=1280)):
         tracks.setdefault(chunk.track, []).append(chunk)
     if not tracks:
         return None
@@ -114,10 +127,13 @@ def _store(path: str, clip: str, out: str) -> str:
     return "done"
 
 
-def save_features(features: ClipFeatures, file: str | Path) -> None:
-    """Write one clip's ``.npz``, beside and then in place."""
+def save_features(
+    features: ClipFeatures, file: str | Path, **more: npt.NDArray[np.float16]
+) -> None:
+    """Write one clip's ``.npz``, and what belongs to it, beside and then in place."""
     temporary = f"{file}.part.npz"
-    np.savez(temporary, **{name: getattr(features, name) for name in ClipFeatures.__slots__})
+    known = {name: getattr(features, name) for name in ClipFeatures.__slots__}
+    np.savez(temporary, **known, **more)
     Path(temporary).replace(file)
 
 
@@ -144,8 +160,6 @@ def build_cache(
     jobs: int,
 ) -> dict[str, int]:
     """Cache all clips of a folder; clips already there are skipped. Returns counts by outcome."""
-    from tqdm import tqdm
-
     root, target = Path(folder), Path(cache)
     target.mkdir(parents=True, exist_ok=True)
     todo = []
@@ -156,9 +170,19 @@ def build_cache(
             counts["cached"] += 1
         else:
             todo.append((str(root / clip["file"]), clip["id"], str(out)))
+    for outcome in in_processes(_store, todo, jobs=jobs):
+        counts[outcome] += 1
+    return counts
+
+
+def in_processes(
+    work: Callable[..., Any], todo: Sequence[tuple[Any, ...]], *, jobs: int
+) -> Iterator[Any]:
+    """What ``work`` returns of each of ``todo``, as it is done, with a progress bar."""
+    from tqdm import tqdm
+
     spawn = multiprocessing.get_context("spawn")  # fork does not go with native threads
     with ProcessPoolExecutor(max_workers=jobs, mp_context=spawn) as pool:
-        futures = [pool.submit(_store, *job) for job in todo]
+        futures = [pool.submit(work, *job) for job in todo]
         for future in tqdm(as_completed(futures), total=len(futures), unit="clip"):
-            counts[future.result()] += 1
-    return counts
+            yield future.result()

@@ -71,6 +71,8 @@ class Loop:
     optimiser: torch.optim.Optimizer
     #: Norm at which gradients of ``model`` are clipped.
     clip: float
+    #: Called with the steps done after each of them: where several runs learn together.
+    exchange: Callable[[int], object] | None = None
 
     def __init__(self) -> None:
         self.done = 0
@@ -165,6 +167,8 @@ class Loop:
                 for name, value in self.step(next(batches)).items():
                     sums[name] = sums.get(name, 0.0) + value
                 count += 1
+                if self.exchange is not None:
+                    self.exchange(self.done)
                 last = self.finished()  # asked once: what ends by the clock is saved, too
                 if progress is not None:
                     progress(1.0 if last else min(1.0, max(0.0, self.part())))

@@ -1,0 +1,122 @@
+"""Options that the training commands share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Loss(str, Enum):
+    """How a student learns from its teacher."""
+
+    none = "none"
+    kd = "kd"
+    fitnet = "fitnet"
+    rkd = "rkd"
+    minilm = "minilm"
+    mtd = "mtd"
+
+
+class Device(str, Enum):
+    """Where training runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Optimiser(str, Enum):
+    """How weights are updated."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+Data = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Folder of clips; index.jsonl gives split, speaker, source."),
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder; a run there is resumed.")
+]
+Cache = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Cached features (default: OUT/cache).")
+]
+Tokens = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Cached tokens (default: OUT/tokens).")
+]
+Checkpoint = Annotated[
+    Path, typer.Option("--encoder", metavar="FILE", help="Encoder pair: checkpoint or state.pt.")
+]
+Cleaned = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="cleaned.json of an encoder run: take those clips too."),
+]
+Clips = Annotated[
+    int | None, typer.Option(min=2, metavar="N", help="Only N clips, speakers taking turns.")
+]
+Variants = Annotated[
+    int, typer.Option(min=1, max=8, help="Stretches of every clip: one as it is, others augmented.")
+]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
+Windows = Annotated[int, typer.Option(min=3, help="Windows a step, each with seven sounds.")]
+Dim = Annotated[int, typer.Option(min=8, help="Width; a multiple of 8.")]
+Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of numbers left out.")]
+Context = Annotated[
+    bool, typer.Option("--context/--no-context", help="Also see the encoders' context tokens.")
+]
+Prior = Annotated[
+    bool, typer.Option("--prior/--no-prior", help="Begin with the cosine of the encoders' heads.")
+]
+Stride = Annotated[
+    int, typer.Option(min=1, help="Measure only every so many-th window of the dev clips.")
+]
+Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
+Seed = Annotated[int, typer.Option(help="Of weights, dropout and batches.")]
+OptimiserOption = Annotated[Optimiser, typer.Option(help="How weights are updated.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where training runs.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes that read clips.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="End after this time; the rate follows the clock.")
+]
+Batch = Annotated[int, typer.Option(min=2, help="Windows a step.")]
+Length = Annotated[int, typer.Option(min=8, help="Tokens (25 a second) of a window.")]
+Start = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Take these weights to begin with.")
+]
+TrustedOnly = Annotated[
+    bool, typer.Option("--trusted-only", help="Only clips whose source is known for exact sync.")
+]
+CleanWith = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Re-centre or drop the others by this model, trained without them."
+    ),
+]
+Strength = Annotated[
+    float, typer.Option(min=0.0, help="Of augmentation: 1 for a long run, less for a stretch more.")
+]
+LastStrength = Annotated[
+    float | None, typer.Option(min=0.0, help="Of augmentation, at the end of the run.")
+]
+Widen = Annotated[
+    bool, typer.Option("--widen", help="Also other face proportions, voices and paces.")
+]
+Style = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of clips whose features take on another's statistics."),
+]
+Near = Annotated[
+    float, typer.Option(min=0, help="Weight of placing single tokens within a frame only.")
+]
+Extra = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Clips of 'rerender': a share of each batch.")
+]
+ExtraShare = Annotated[float, typer.Option(min=0, max=0.9, help="That share.")]
+ExchangeWith = Annotated[
+    Path | None,
+    typer.Option("--exchange", metavar="DIR", help="Common folder of runs that learn together."),
+]
