@@ -52,6 +52,7 @@ from avsync.cli_train_options import (
     Tokens,
     TrustedOnly,
     Variants,
+    Warmup,
     Widen,
     Windows,
 )
@@ -137,6 +138,7 @@ def encoder(
     cache: Cache = None,
     steps: Steps = 4000,
     minutes: Minutes = None,
+    warmup: Warmup = 100,
     batch: Batch = 16,
     tokens: Length = 40,
     start: Start = None,

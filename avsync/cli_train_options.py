@@ -83,6 +83,7 @@ Minutes = Annotated[
     float | None, typer.Option(help="End after this time; the rate follows the clock.")
 ]
 Batch = Annotated[int, typer.Option(min=2, help="Windows a step.")]
+Warmup = Annotated[int, typer.Option(min=1, help="Steps in which the learning rate rises.")]
 Length = Annotated[int, typer.Option(min=8, help="Tokens (25 a second) of a window.")]
 Start = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Take these weights to begin with.")

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from avsync.blas import one_blas_thread
 from avsync.crops import (
     CROP_HEIGHT,
     CROP_WIDTH,
@@ -169,6 +170,7 @@ class _Recorder(CropMaker):
         return super().draw(patch, pose)
 
 
+@one_blas_thread
 def rerendered(driver: MeshedClip, face: MeshedClip, *, lips: bool = True) -> ClipFeatures | None:
     """The features of ``driver`` with the face of ``face``; None where either has too few meshes.
 
