@@ -323,6 +323,22 @@ def cache(
 
 
 @app.command()
+def rerender(
+    data: Data,
+    meshes: Annotated[Path, typer.Option(metavar="DIR", help="For crops with their face meshes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="For the new clips.")],
+    seed: Annotated[int, typer.Option(help="Of who gets whose face.")] = 0,
+    jobs: Jobs = 2,
+) -> None:
+    """Put the lips of clips known to be in sync on other faces; 'encoder --extra' takes them."""
+    given = locals()
+    with _session():
+        from avsync.training import commands
+
+        commands.rerender(**given)
+
+
+@app.command()
 def pack(
     data: Data,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="The feature cache.")],

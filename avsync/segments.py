@@ -17,8 +17,9 @@ FloatArray = npt.NDArray[np.float32]
 
 #: Nats that a change of offset must win over staying (about five clear windows).
 CHANGE_COST = 12.0
-#: Nats that a drifting line must win over a constant offset, and what it must move at least.
-DRIFT_GAIN = 8.0
+#: Nats that a drifting line, the best of some twenty thousand (ten nats), must win over a constant
+#: offset, and what it must move at least.
+DRIFT_GAIN = 12.0
 MIN_DRIFT_MS = 40.0
 #: Clarity (see offsets) that a line, or a piece among several, must have: it was chosen among
 #: thousands, and chance alone brings the best of them to 5.
