@@ -216,7 +216,7 @@ def iter_audio(
     *,
     audio_stream: int | None = None,
     sample_rate: int = SAMPLE_RATE,
-    piece_s: float = 2.0,
+    piece_s: float = 10.0,
     start_s: float | None = None,
     end_s: float | None = None,
     stats: DecodeStats | None = None,
