@@ -368,14 +368,15 @@ def mouth_chunks(
     *,
     max_faces: int = 4,
     crops: Callable[[int], CropMaker] = CropMaker,
+    tracker: FaceTracker | None = None,
 ) -> Iterator[CropChunk]:
     """Crops of all faces in ``frames`` (ticks rise), mouths unless ``crops`` says else.
 
-    Where ticks jump, tracks end.
+    Where ticks jump, tracks end. ``tracker``: follows the faces in place of one with those options.
 
     Memory is bounded: chunks of at most some 10 s per face are yielded as they become ready.
     """
-    tracker = FaceTracker(max_faces=max_faces, crops=crops)
+    tracker = tracker or FaceTracker(max_faces=max_faces, crops=crops)
     try:
         for frame in frames:
             yield from tracker.push(frame)

@@ -31,7 +31,7 @@ from avsync.crops import (
     crop_matrix,
 )
 from avsync.errors import AVSyncError
-from avsync.faces import FaceTracker
+from avsync.faces import FaceTracker, mouth_chunks
 from avsync.media import GridFrame
 from avsync.training.data import ClipFeatures, extract, in_processes, load_features, save_features
 
@@ -56,7 +56,11 @@ RING = (57, 186, 92, 165, 167, 164, 393, 391, 322, 410, 287, 273, 335, 406, 313,
 CHEEKS = (43, 2, 98, 327, 205, 425, 207, 427, 212, 432, 202, 422, 204, 424, 194, 418, 200, 199)
 JAW = (152, 148, 377, 176, 400, 149, 378, 150, 379, 136, 365, 172, 397)
 POINTS = (*INNER, *OUTER, *RING, *CHEEKS, *JAW)
-INSIDE, LIPS = slice(0, 20), slice(20, 40)
+#: Parts of POINTS, and single ones: lips inside, corners of the mouth, the middle above the lip.
+INSIDE, LIPS, AROUND = slice(0, 20), slice(20, 40), slice(40, 59)
+MOUTH, SKIN = slice(0, 59), slice(59, None)
+UPPER, LOWER = 5, 15
+LEFT, RIGHT, PHILTRUM = 20, 30, 45
 #: Share of a driver's ticks that must have a mesh.
 MESHED = 0.9
 #: Ticks that are meshed of clips that only lend a face.
@@ -108,51 +112,42 @@ def meshed(path: str | Path, clip: str, *, ticks: int | None = None) -> MeshedCl
     Raises:
         AVSyncError: the file cannot be read.
     """
-    watch = _Watch(ticks)
-    features = extract(path, clip, cropped=watch.chunks)
-    return None if features is None else MeshedClip(features, watch.points(features))
+    tracker = _MeshingTracker()
+    features = extract(
+        path, clip, cropped=lambda frames: mouth_chunks(islice(frames, ticks), tracker=tracker)
+    )
+    return None if features is None else MeshedClip(features, tracker.points(features))
 
 
-class _Watch:
-    """Gathers meshes and the places of crops while a clip is cropped."""
+class _MeshingTracker(FaceTracker):
+    """Meshes each face at each tick, and keeps the meshes and the places of the crops."""
 
-    def __init__(self, ticks: int | None) -> None:
-        self.ticks = ticks
+    def __init__(self) -> None:
+        super().__init__(crops=self._recorder)
         self.raw: dict[tuple[int, int], FloatArray] = {}
-        self.matrices: dict[int, list[FloatArray]] = {}
-        self.first: dict[int, int] = {}
+        self.recorders: list[_Recorder] = []
 
-    def chunks(self, frames: Iterator[GridFrame]) -> Iterator[CropChunk]:
-        """As :func:`avsync.faces.mouth_chunks`, with a mesh at each tick."""
-        tracker = FaceTracker(crops=self._maker)
-        for frame in islice(frames, self.ticks):
-            for track in tracker._tracks:
-                track.due = 0
-            yield from self._noted(tracker.push(frame))
-            for track in tracker._tracks:
-                if track.raw is not None and not track.lost:
-                    self.raw[track.maker.track, frame.tick] = track.raw[:, :2]
-        yield from self._noted(tracker.close())
+    def _recorder(self, track: int) -> CropMaker:
+        self.recorders.append(_Recorder(track))
+        return self.recorders[-1]
 
-    def _noted(self, chunks: Iterator[CropChunk]) -> Iterator[CropChunk]:
-        for chunk in chunks:
-            self.first.setdefault(chunk.track, chunk.first)
-            yield chunk
-
-    def _maker(self, track: int) -> CropMaker:
-        return _Recorder(track, self.matrices.setdefault(track, []))
+    def push(self, frame: GridFrame) -> Iterator[CropChunk]:
+        for track in self._tracks:
+            track.due = 0
+        yield from super().push(frame)
+        for track in self._tracks:
+            if track.raw is not None and not track.lost:
+                self.raw[track.maker.track, frame.tick] = track.raw[:, :2]
 
     def points(self, features: ClipFeatures) -> npt.NDArray[np.float32]:
         """Of the track that the features are of."""
         ticks = len(features.crops)
-        track = next(
-            t
-            for t, first in self.first.items()
-            if first == features.first and len(self.matrices[t]) == ticks
+        maker = next(
+            m for m in self.recorders if m._first == features.first and len(m.matrices) == ticks
         )
         out = np.full((ticks, len(POINTS), 2), np.nan, np.float32)
-        for i, matrix in enumerate(self.matrices[track]):
-            raw = self.raw.get((track, features.first + i))
+        for i, matrix in enumerate(maker.matrices):
+            raw = self.raw.get((maker.track, features.first + i))
             if raw is not None:
                 out[i] = (raw[list(POINTS)] - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
         return out
@@ -161,9 +156,9 @@ class _Watch:
 class _Recorder(CropMaker):
     """Keeps where each crop lay in the picture."""
 
-    def __init__(self, track: int, matrices: list[FloatArray]) -> None:
+    def __init__(self, track: int) -> None:
         super().__init__(track)
-        self.matrices = matrices
+        self.matrices: list[FloatArray] = []
 
     def draw(self, patch: FacePatch, pose: Pose | None) -> CropArray:
         self.matrices.append(np.full((2, 3), np.nan) if pose is None else crop_matrix(pose))
@@ -183,17 +178,16 @@ def rerendered(driver: MeshedClip, face: MeshedClip, *, lips: bool = True) -> Cl
     moved = _held(driver.points)
     ratio = float(np.clip(_width(face.points[still]) / _width(driver.points[rest]), 0.75, 1.33))
     wanted = face.points[still] + ratio * (moved - driver.points[rest])
-    ring = slice(40, 59)
     picture = face.features.crops[still].astype(np.float32)
-    gain = _brightness(picture, face.points[still][ring]) / _brightness(
-        driver.features.crops[rest].astype(np.float32), driver.points[rest][ring]
+    gain = _brightness(picture, face.points[still][AROUND]) / _brightness(
+        driver.features.crops[rest].astype(np.float32), driver.points[rest][AROUND]
     )
-    mouth_only = slice(0, 59)
+    gain = float(np.clip(gain, 0.5, 2.0))
     crops = np.empty_like(driver.features.crops)
     for t in range(len(crops)):
         skin = _drawn(picture, wanted[t], face.points[still])
-        own = driver.features.crops[t].astype(np.float32) * np.clip(gain, 0.5, 2.0)
-        mouth = _drawn(own, wanted[t][mouth_only], moved[t][mouth_only])
+        own = driver.features.crops[t].astype(np.float32) * gain
+        mouth = _drawn(own, wanted[t][MOUTH], moved[t][MOUTH])
         share = _mask(wanted[t][LIPS if lips else INSIDE], grow=3 if lips else 0)
         crops[t] = np.clip(skin + share * (mouth - skin), 0, 255)
     return replace(driver.features, crops=crops)
@@ -204,18 +198,18 @@ def turned(points: npt.NDArray[np.float32]) -> FloatArray:
 
     0 in the middle, ±0.5 over a corner of the mouth.
     """
-    left, right, middle = points[..., 20, 0], points[..., 30, 0], points[..., 45, 0]
+    left, right, middle = (points[..., i, 0] for i in (LEFT, RIGHT, PHILTRUM))
     return np.asarray((middle - left) / np.maximum(right - left, 1e-3) - 0.5, np.float64)
 
 
 def _shut(clip: MeshedClip) -> int | None:
     """The tick at which the mouth is about the least open, the head as most of the time."""
-    gap = np.linalg.norm(clip.points[:, 15] - clip.points[:, 5], axis=-1)
+    gap = np.linalg.norm(clip.points[:, LOWER] - clip.points[:, UPPER], axis=-1)
     seen = np.isfinite(gap) & clip.features.valid
     if seen.sum() < 10:
         return None
-    jaw = clip.points[:, 59:].mean((1, 2))
-    away = np.abs(jaw - np.median(jaw[seen]))
+    skin = clip.points[:, SKIN].mean((1, 2))
+    away = np.abs(skin - np.median(skin[seen]))
     return int(np.where(seen, gap + 0.3 * away, np.inf).argmin())
 
 
@@ -228,7 +222,7 @@ def _held(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _width(points: npt.NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(points[20] - points[30])) + 1e-6
+    return float(np.linalg.norm(points[LEFT] - points[RIGHT])) + 1e-6
 
 
 def _brightness(picture: npt.NDArray[np.float32], points: npt.NDArray[np.float32]) -> float:
@@ -339,16 +333,16 @@ def build_rerendered(
     What of the lips is the driver's own, and whose face it gets, depends on ``seed``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    gallery = Gallery([MeshedClip.load(f) for f in sorted(meshes.glob("*.npz"))], who)
+    clips = {f.stem: MeshedClip.load(f) for f in sorted(meshes.glob("*.npz"))}
+    gallery = Gallery(list(clips.values()), who)
     rng = np.random.default_rng(seed)
     todo = []
     for clip in drivers:
-        file = meshes / f"{clip}.npz"
-        face = gallery.face_for(MeshedClip.load(file), rng) if file.exists() else None
+        face = gallery.face_for(clips[clip], rng) if clip in clips else None
         lips = bool(rng.random() < LIPS_SHARE)
         if face is not None and not (out / f"{clip}.npz").exists():
-            other = str(meshes / f"{face.features.clip}.npz")
-            todo.append((str(file), other, str(out / f"{clip}.npz"), lips))
+            files = (meshes / clip, meshes / face.features.clip, out / clip)
+            todo.append((*(f"{file}.npz" for file in files), lips))
     for _ in in_processes(_render_one, todo, jobs=jobs):
         pass
     return sum(1 for _ in out.glob("*.npz"))

@@ -11,10 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tiny_encoder import random_batch  # noqa: E402
+
 from avsync.training.augment import _compressed, augment_mel, augment_video, crop_centre  # noqa: E402
 from avsync.training.data import ClipFeatures  # noqa: E402
 from avsync.training.encoder import EncoderConfig  # noqa: E402
-from avsync.training.fit import HALF, MARGIN, SHIFTS, Sampler, TrainConfig, Trainer  # noqa: E402
+from avsync.training.fit import HALF, MARGIN, Sampler, TrainConfig, Trainer  # noqa: E402
 from avsync.training.loop import ahead  # noqa: E402
 
 LEAD, LATE = 7, 3.0
@@ -143,10 +145,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, optimise
     batches = []
     for seed in range(4):
         torch.manual_seed(seed)
-        columns, tokens = (config.tokens + SHIFTS - 1 + 2 * MARGIN) * 4, config.tokens
-        crops = torch.randint(0, 255, (2, tokens + 4, 80, 112), dtype=torch.uint8)
-        known = torch.ones(2, tokens + SHIFTS - 1, dtype=torch.bool)
-        batches.append((crops, torch.randn(2, columns, 80) - 4, known, torch.full((2,), 15.3)))
+        batches.append(random_batch(config.tokens, [15.3, 15.3]))
 
     def go(trainer: Trainer, out: Path, mine: list[Any]) -> None:
         torch.manual_seed(9)  # mirrored or not

@@ -9,14 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tiny_encoder import TINY  # noqa: E402
+
 from avsync.training.commands import _own_offsets  # noqa: E402
 from avsync.training.data import ClipFeatures  # noqa: E402
-from avsync.training.encoder import EncoderConfig, SyncEncoder  # noqa: E402
+from avsync.training.encoder import SyncEncoder  # noqa: E402
 from avsync.training.export import save_weights  # noqa: E402
-
-TINY = EncoderConfig(
-    video_channels=(4, 6, 8, 8), audio_channels=(4, 6, 8), dim=16, local_dim=8, context_dim=8
-)
 
 
 def noise(name: str) -> ClipFeatures:

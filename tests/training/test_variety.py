@@ -10,21 +10,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tiny_encoder import TINY, random_batch  # noqa: E402
+
 from avsync.training import exchange  # noqa: E402
 from avsync.training.contrastive import NearLoss  # noqa: E402
-from avsync.training.encoder import EncoderConfig, SyncEncoder  # noqa: E402
+from avsync.training.encoder import SyncEncoder  # noqa: E402
 from avsync.training.exchange import Exchange  # noqa: E402
 from avsync.training.fit import TrainConfig, Trainer  # noqa: E402
 from avsync.training.style import mix_styles, mixed  # noqa: E402
 
-TINY = EncoderConfig(
-    video_channels=(4, 6, 8, 8),
-    audio_channels=(4, 6, 8),
-    dim=16,
-    local_dim=8,
-    context_dim=8,
-    dropout=0.0,
-)
+STILL = TINY.model_copy(update={"dropout": 0.0})
 
 
 def test_mixed_features_have_statistics_between_two_clips() -> None:
@@ -44,7 +39,7 @@ def test_mixed_features_have_statistics_between_two_clips() -> None:
 
 def test_styles_are_mixed_in_training_alone() -> None:
     torch.manual_seed(0)
-    model = SyncEncoder(TINY)
+    model = SyncEncoder(STILL)
     mix_styles(model, 1.0, tokens=6)
     crops, mel = torch.rand(3, 10, 64, 96) * 255, torch.randn(3, 48, 80)
     model.eval()
@@ -95,7 +90,7 @@ def test_runs_take_the_mean_of_fresh_weights(
 
 def test_a_step_with_all_of_it_and_the_strength_of_the_end() -> None:
     config = TrainConfig(
-        encoder=TINY,
+        encoder=STILL,
         steps=11,
         warmup=1,
         batch=2,
@@ -108,13 +103,7 @@ def test_a_step_with_all_of_it_and_the_strength_of_the_end() -> None:
         last_strength=0.4,
     )
     trainer = Trainer(config)
-    mel = torch.randn(2, (20 + 30 + 18) * 4, 80) - 5
-    batch = (
-        (torch.rand(2, 24, 80, 112) * 255).byte(),
-        mel,
-        torch.ones(2, 50, dtype=torch.bool),
-        torch.tensor([15.0, 12.3]),
-    )
+    batch = random_batch(20, [15.0, 12.3])
     strengths = []
     for _ in range(11):
         strengths.append(trainer.strength())
