@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -179,9 +181,10 @@ def _run(plan: BatchPlan, results: ResultsFile, resume: bool, retry_failed: bool
     try:
         with contextlib.closing(run_batch(plan, tasks)) as items, _shown(meter) as show:
             for item in items:
-                results.append(item)
-                tally.add_item(item)
-                meter.add(item)
+                with _ctrl_c_waits():
+                    results.append(item)
+                    tally.add_item(item)
+                    meter.add(item)
                 show()
                 if item.error is not None:
                     complain(item.error)
@@ -195,6 +198,22 @@ def _run(plan: BatchPlan, results: ResultsFile, resume: bool, retry_failed: bool
         complain(f"stopped with {left} files to go; --resume goes on")
         return Exit.interrupted
     return _exit_code(tally)
+
+
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C takes effect after the block: what stands in the results file is counted too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _exit_code(tally: Tally) -> int:

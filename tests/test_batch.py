@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batch_fake import FAKE, lines, task_of, touch
@@ -21,9 +22,9 @@ from factory import write_media
 import avsync
 from avsync import batch_work
 from avsync._paths import bundled_models_dir
-from avsync.batch_file import read_results
+from avsync.batch_file import ResultsFile, read_results
 from avsync.batch_local import crash_words
-from avsync.batch_work import DetectorOptions, FixNote, Task, Worker
+from avsync.batch_work import BatchItem, DetectorOptions, FixNote, Task, Worker
 from avsync.cli import app
 from avsync.errors import InvalidOptionError, ModelCorruptError
 from avsync.media import probe
@@ -300,6 +301,29 @@ def test_ctrl_c_leaves_a_valid_file() -> None:
     pages = sorted(p.name[:6] for p in Path("html/files").iterdir())
     assert pages == sorted(Path(line["path"]).stem for line in lines())
     wait_for_end(process.pid)
+
+
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_ctrl_c_waits_until_what_is_written_is_counted(
+    before: Any, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    touch(*(f"in/good{i}.mp4" for i in range(3)))
+    append = ResultsFile.append
+
+    def interrupted(self: ResultsFile, item: BatchItem) -> None:
+        append(self, item)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ResultsFile, "append", interrupted)
+    old = signal.signal(signal.SIGINT, before)
+    try:
+        code, out, _ = run("in", "-o", "r.jsonl", "--jobs", "1")
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, old)
+    files = 3 if before is signal.SIG_IGN else 1
+    assert (code, len(lines())) == (0 if files == 3 else 130, files)
+    assert out.startswith(f"{files} files: {files} in_sync")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
