@@ -34,7 +34,9 @@ from avsync.cli_train_options import (
     Jobs,
     LastStrength,
     Length,
+    Lips,
     Loss,
+    Meshes,
     Minutes,
     Near,
     Optimiser,
@@ -43,6 +45,7 @@ from avsync.cli_train_options import (
     Prior,
     Rate,
     Seed,
+    Speech,
     Start,
     Steps,
     Strength,
@@ -153,6 +156,9 @@ def encoder(
     extra: Extra = None,
     extra_share: ExtraShare = 0.3,
     exchange: ExchangeWith = None,
+    speech: Speech = None,
+    meshes: Meshes = None,
+    lips: Lips = 0.3,
     learning_rate: Rate = 1e-3,
     seed: Seed = 0,
     threads: Threads = 2,
@@ -336,6 +342,24 @@ def rerender(
         from avsync.training import commands
 
         commands.rerender(**given)
+
+
+@app.command()
+def speech(
+    data: Data,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="The feature cache.")],
+    whisper: Annotated[Path, typer.Option(metavar="FILE", help="Smart Turn v3's ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The features.")],
+    layers: Annotated[int, typer.Option(min=1, max=4, help="Of Whisper's four.")] = 2,
+    minutes: Annotated[float, typer.Option(min=0, help="Of training.")] = 5.0,
+    threads: Threads = 2,
+) -> None:
+    """Make Whisper's first layers local; 'encoder --speech' takes them."""
+    given = locals()
+    with _session():
+        from avsync.training import commands
+
+        commands.speech(**given)
 
 
 @app.command()

@@ -121,3 +121,12 @@ ExchangeWith = Annotated[
     Path | None,
     typer.Option("--exchange", metavar="DIR", help="Common folder of runs that learn together."),
 ]
+Speech = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Features of speech to begin with, made by 'speech'."),
+]
+Meshes = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Clips meshed by 'rerender': also learn the lips' shape."),
+]
+Lips = Annotated[float, typer.Option(min=0, help="Weight of learning the lips' shape.")]

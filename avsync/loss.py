@@ -96,7 +96,7 @@ class SyncLoss(nn.Module):
         expert = _load(model)
         self.crop_height, self.crop_width = expert.size
         self.stack_reach = expert.stack_reach
-        self.phases = expert.phases
+        self.phases, self.audio_steps = expert.phases, expert.audio_steps
         self.scale = expert.scale if scale is None else scale
         self.window = window
         self.reduction = reduction
@@ -232,10 +232,8 @@ class SyncLoss(nn.Module):
         step = COLUMNS_A_TICK // self.phases
         last = mel[:, -1:].expand(-1, COLUMNS_A_TICK, -1)
         mel = torch.cat([mel, last], 1)
-        parts = [
-            self.audio(mel[:, p * step : p * step + count * COLUMNS_A_TICK])
-            for p in range(self.phases)
-        ]
+        starts = range(0, step * self.phases // self.audio_steps, step)
+        parts = [self.audio(mel[:, p : p + count * COLUMNS_A_TICK]) for p in starts]
         return torch.stack(parts, 2).flatten(1, 2), tick * self.phases
 
 
@@ -343,6 +341,7 @@ class _Expert:
     size: tuple[int, int]
     stack_reach: int
     phases: int
+    audio_steps: int
     scale: float
 
 
@@ -385,6 +384,7 @@ def _load(model: str | Path) -> _Expert:
             MODEL_SIZE,
             FRAME_STACK // 2,
             CHECKPOINT_PHASES,
+            1,
             CHECKPOINT_SCALE,
         )
     card, video, audio = read_graphs(model)
@@ -394,5 +394,6 @@ def _load(model: str | Path) -> _Expert:
         (card.crop_height, card.crop_width),
         card.stack_reach,
         card.phases,
+        card.audio_steps,
         card.calibration.scale,
     )

@@ -95,8 +95,11 @@ class ModelCard(BaseModel):
     #: Frames a token's stack reaches to either side, and tokens its context does.
     stack_reach: int
     context_reach: int
-    #: Audio tokens a tick: their centres lie 40 / phases ms apart.
+    #: Ticks on either side that an audio token depends on; None: 3 more than its context.
+    audio_reach: int | None = None
+    #: Audio tokens a tick, 40 / phases ms apart; the graph gives ``audio_steps`` of them at once.
     phases: int
+    audio_steps: int = 1
     dim: int
     #: The first ``local_dim`` numbers of a token rest on one stack alone (0.2 s).
     local_dim: int
@@ -245,7 +248,7 @@ class SyncModel:
         return out
 
     def encode_audio(self, mel: FloatArray) -> FloatArray:
-        """(4 N, 80) log-mel → (N, dim) tokens, the first centred on column 0."""
+        """(4 N, 80) log-mel → (audio_steps N, dim) tokens, the first centred on column 0."""
         out: FloatArray = self._audio.run(None, {"mel": mel.astype(np.float32, copy=False)})[0]
         return out
 
@@ -343,7 +346,8 @@ class AudioTokenStream:
         self._model = model
         self._phases = card.phases
         self._a_tick = MEL_HZ // 25
-        self._halo = card.context_reach + 3  # ticks; the convolutions see 8 columns either side
+        self._steps = card.audio_steps
+        self._halo = card.context_reach + 3 if card.audio_reach is None else card.audio_reach
         first_tick = -(-first_column // self._a_tick)
         self.first = first_tick * card.phases
         lead = first_tick * self._a_tick - first_column
@@ -376,13 +380,14 @@ class AudioTokenStream:
             token = self._still(self._mel[0])  # digital silence, of which a gap may be an hour
             return np.repeat(token[None], count * self._phases, axis=0)
         step = self._a_tick // self._phases
+        wanted = slice(self._ahead * self._steps, (self._ahead + count) * self._steps)
         parts = []
-        for phase in range(self._phases):
+        for phase in range(self._phases // self._steps):
             mel = self._mel[phase * step : phase * step + ticks * self._a_tick]
             short = ticks * self._a_tick - len(mel)
             if short:
                 mel = np.concatenate([mel, np.repeat(mel[-1:], short, axis=0)])
-            parts.append(self._model.encode_audio(mel)[self._ahead : self._ahead + count])
+            parts.append(self._model.encode_audio(mel)[wanted])
         out: FloatArray = np.stack(parts, 1).reshape(count * self._phases, -1)
         return out
 
@@ -390,5 +395,6 @@ class AudioTokenStream:
         """The token (dim,) of sound that stays as ``column`` says."""
         if self._known is None or (self._known[0] != column).any():
             mel = np.repeat(column[None], (2 * self._halo + 1) * self._a_tick, axis=0)
-            self._known = column.copy(), self._model.encode_audio(mel)[self._halo].copy()
+            token = self._model.encode_audio(mel)[self._halo * self._steps]
+            self._known = column.copy(), token.copy()
         return self._known[1]

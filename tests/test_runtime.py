@@ -160,14 +160,15 @@ class TestAudioTokens:
 
     def test_phases_are_runs_on_delayed_columns(self, model: SyncModel) -> None:
         mel = random_mel(240)
-        phases, step = model.card.phases, 4 // model.card.phases
+        phases, steps, step = model.card.phases, model.card.audio_steps, 4 // model.card.phases
         _, tokens = stream_audio(model, mel, 0, [])
         assert len(tokens) == 60 * phases
-        for phase in range(phases):
+        for phase in range(phases // steps):
             shifted = mel[phase * step :]
             want = model.encode_audio(shifted[: len(shifted) // 4 * 4])
-            own = tokens[phase::phases]
-            inner = len(want) - 3 - model.card.context_reach
+            own = tokens[phase :: phases // steps]
+            reach = model.card.audio_reach or 3 + model.card.context_reach
+            inner = len(want) - reach * steps
             np.testing.assert_allclose(own[:inner], want[:inner], atol=2e-4)
 
     @pytest.mark.parametrize("phases", [1, 2, 4])

@@ -84,6 +84,32 @@ def rerender(
 
 
 @app.command()
+def speech(
+    data: Data,
+    cache: Cache,
+    whisper: Annotated[Path, typer.Option(help="smart-turn-v3.*.onnx of pipecat-ai's wheel.")],
+    out: Annotated[Path, typer.Option(help="File for the features; train takes it as --speech.")],
+    layers: Annotated[int, typer.Option()] = 2,
+    minutes: Annotated[float, typer.Option()] = 5.0,
+    threads: Annotated[int, typer.Option()] = 2,
+) -> None:
+    """Make Whisper's first layers local, on the sound of clips known to be in sync."""
+    import torch
+
+    from avsync.training.speech import save_speech
+    from avsync.training.speech_distil import Original, distil, sounds_of
+
+    torch.set_num_threads(threads)
+    rows = {k: r for k, r in index_rows(data).items() if r.get("split", "train") == "train"}
+    clips = _load(cache, [k for k, r in rows.items() if _trusted(r)])
+    files = {k: data / r["file"] for k, r in rows.items()}
+    sounds, mels = sounds_of(files, clips, Original(whisper, layers, threads=threads))
+    features, figures = distil(whisper, layers, sounds, mels, minutes=minutes)
+    save_speech(features, out)
+    typer.echo(json.dumps(figures))
+
+
+@app.command()
 def train(
     data: Data,
     cache: Cache,
@@ -108,6 +134,9 @@ def train(
     extra: o.Extra = None,
     extra_share: o.ExtraShare = 0.3,
     exchange: o.ExchangeWith = None,
+    speech: o.Speech = None,
+    meshes: o.Meshes = None,
+    lips: o.Lips = 0.3,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Train the encoder pair; validates on the dev split's trusted clips at every save."""
@@ -116,6 +145,8 @@ def train(
     from avsync.training.exchange import Exchange
     from avsync.training.export import load_weights
     from avsync.training.fit import Sampler, TrainConfig, Trainer, together
+    from avsync.training.lips import load_shapes
+    from avsync.training.speech import load_speech
 
     rows = index_rows(data)
     dev = _load(
@@ -134,6 +165,9 @@ def train(
         if rows[clip.clip].get("kind") == "generated":
             weight[clip.clip] = GENERATED_WEIGHT * weight.get(clip.clip, 1.0)
     widths = EncoderConfig() if start is None else load_weights(start).config
+    heard = None if speech is None else load_speech(speech)
+    if heard is not None:
+        widths = widths.model_copy(update={"speech_layers": len(heard.layers)})
     config = TrainConfig(
         encoder=widths,
         steps=steps,
@@ -150,12 +184,15 @@ def train(
         widen=widen,
         style=style,
         near=near,
+        lips=0.0 if meshes is None else lips,
     )
     trainer = Trainer(config, device=device)
     if (out / "state.pt").exists():
         trainer.load(out / "state.pt")
     elif start is not None:
-        trainer.model.load_state_dict(load_weights(start).state_dict())
+        trainer.model.load_state_dict(load_weights(start).state_dict(), strict=heard is None)
+        if heard is not None:
+            trainer.model.audio.speech.load_state_dict(heard.state_dict())
         trainer.average.load_state_dict(trainer.model.state_dict())
     if exchange is not None:
         name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
@@ -163,17 +200,19 @@ def train(
         trainer.exchange = Exchange(exchange, name, both).step
     more = [] if extra is None else _load(extra, sorted(f.stem for f in extra.glob("*.npz")))
     draws: list[Callable[[], Any]] = []
+    shapes = None if meshes is None else load_shapes(meshes, clips)
     for each in seed + trainer.done + 100_000 * np.arange(1 if device == "cpu" else SAMPLERS):
         taken = round(batch * extra_share) if more else 0
-        sampler = Sampler(clips, late, weight, tokens=tokens, seed=each, paces=widen)
+        sampler = Sampler(clips, late, weight, tokens=tokens, seed=each, paces=widen, lips=shapes)
         draws.append(partial(sampler.draw, batch - taken))
         if taken:
-            beside = Sampler(more, late, tokens=tokens, seed=each + 1, paces=widen)
+            beside = Sampler(more, late, tokens=tokens, seed=each + 1, paces=widen, lips=shapes)
             draws[-1] = partial(together, draws[-1], partial(beside.draw, taken))
     length = sum(len(c.crops) for c in sampler.clips) / 1500
     said = f"{len(sampler.clips)} clips, {length:.0f} min" + f", {len(more)} re-rendered" * bool(
         more
     )
+    said += "" if shapes is None else f", {len(shapes)} with the shape of the lips"
     typer.echo(f"training on {said}; dev {len(dev)} clips")
     local = config.encoder.local_dim
     trainer.run(

@@ -10,10 +10,15 @@ Dense 3x3 convolutions, early stride, a temporal stack of frames through a 2-D s
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from avsync.training.speech import WIDTH, SpeechFeatures
 
 __all__ = [
     "FRAME_STACK",
@@ -56,6 +61,8 @@ class EncoderConfig(BaseModel):
     dim: int = 256
     local_dim: int = 128
     context_dim: int = 128
+    #: Layers of Whisper that the sound's context also rests on (:mod:`avsync.training.speech`).
+    speech_layers: int = 0
     dropout: float = 0.1
 
 
@@ -168,9 +175,48 @@ class _Tower(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.encoder(x)
+        return self.heads(tokens, tokens)
+
+    def heads(self, tokens: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
+        """Local tokens of the encoder's, context tokens of what the context rests on."""
         local = F.normalize(self.local(tokens), dim=-1)
-        wide = F.normalize(self.wide(self.context(tokens)), dim=-1)
+        wide = F.normalize(self.wide(self.context(around)), dim=-1)
         return local, wide
+
+
+class _AudioTower(_Tower):
+    """Its context also rests on features of speech; at first these weigh nothing."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config, AudioEncoder(config))
+        self.speech = SpeechFeatures(config.speech_layers)
+        self.speech_norm = nn.LayerNorm(WIDTH)
+        self.speech_out = nn.Conv1d(WIDTH, config.dim, 3, 2, padding=1)
+        for zero in self.speech_out.parameters():
+            nn.init.zeros_(zero)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.encoder(x)
+        heard = self.speech_out(self.frames(x)).transpose(1, 2)
+        return self.heads(tokens, tokens + heard)
+
+    def frames(self, mel: Tensor) -> Tensor:
+        """Features of speech (B, WIDTH, 2 N), one on every second mel column."""
+        out: Tensor = self.speech_norm(self.speech(mel)).transpose(1, 2)
+        return out
+
+    def halves(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (2 N, d) of (4 N, 80): of each tick and of half a tick later, in turn."""
+        both = torch.stack([mel, later(mel)])
+        tokens, frames = self.encoder(both), self.frames(mel[None])
+        frames = torch.cat([frames, torch.cat([frames[:, :, 1:], frames[:, :, -1:]], 2)])
+        local, wide = self.heads(tokens, tokens + self.speech_out(frames).transpose(1, 2))
+        return local.transpose(0, 1).flatten(0, 1), wide.transpose(0, 1).flatten(0, 1)
+
+
+def later(mel: Tensor) -> Tensor:
+    """Mel (T, 80) from half a tick later on; the last column stays."""
+    return torch.cat([mel[2:], mel[-1:], mel[-1:]])
 
 
 class SyncEncoder(nn.Module):
@@ -180,7 +226,18 @@ class SyncEncoder(nn.Module):
         super().__init__()
         self.config = config or EncoderConfig()
         self.video = _Tower(self.config, VideoEncoder(self.config))
-        self.audio = _Tower(self.config, AudioEncoder(self.config))
+        if self.config.speech_layers:
+            self.audio: Any = _AudioTower(self.config)
+        else:
+            self.audio = _Tower(self.config, AudioEncoder(self.config))
+
+    @property
+    def audio_reach(self) -> int:
+        """Ticks on either side that an audio token depends on."""
+        own = sum(CONTEXT_DILATIONS) + 3  # the convolutions see 8 columns either side
+        if not self.config.speech_layers:
+            return own
+        return own + math.ceil(self.audio.speech.reach / 4)
 
     def forward(self, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Local and context tokens of the video, then of the audio."""

@@ -34,12 +34,14 @@ from avsync.training.encoder import (
     SyncEncoder,
     shipped,
 )
-from avsync.training.halve import halve
+from avsync.training.halve import eighth, halve
 
 __all__ = ["export_model", "load_weights", "save_weights"]
 
 OPSET = 17
 PARITY = 1e-4
+#: Weights from this size on whose names begin so are kept in 8 bit; what their scales are called.
+SPEECH, EIGHTH, SCALE = "audio.speech.", 1024, ":scale"
 
 
 class _VideoGraph(nn.Module):
@@ -58,13 +60,24 @@ class _AudioGraph(nn.Module):
         self.tower = model.audio
 
     def forward(self, mel: Tensor) -> Tensor:
+        if hasattr(self.tower, "halves"):
+            return shipped(*self.tower.halves(mel))
         local, wide = self.tower(mel.unsqueeze(0))
         return shipped(local, wide)[0]
 
 
 def save_weights(model: SyncEncoder, file: Path) -> None:
-    """Only what is needed to export again or to start from: half-precision weights, config."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    """Only what is needed to export again or to start from: config, half-precision weights.
+
+    Matrices taken from Whisper are kept in 8 bit, as they came, with a scale for each output.
+    """
+    state = {}
+    for name, value in model.state_dict().items():
+        if name.startswith(SPEECH) and value.dim() > 1 and value.numel() >= EIGHTH:
+            small, scale = eighth(value.float().numpy())
+            state[name], state[name + SCALE] = torch.from_numpy(small), torch.from_numpy(scale)
+        else:
+            state[name] = value.half() if value.is_floating_point() else value
     torch.save({"config": model.config.model_dump(), "weights": state}, file)
 
 
@@ -81,12 +94,21 @@ def load_weights(file: Path) -> SyncEncoder:
         else:
             config, weights = state["config"], state["weights"]
         model = SyncEncoder(EncoderConfig.model_validate(config))
-        model.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-        )
+        model.load_state_dict(_floats(weights))
     except Exception as err:  # torch raises many kinds for a bad file
         raise AVSyncError(f"{file}: not a checkpoint of this model ({err})") from err
     return model.eval()
+
+
+def _floats(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in single precision, counts as they are."""
+    scales = {k.removesuffix(SCALE): v for k, v in weights.items() if k.endswith(SCALE)}
+    out = {
+        k: v.float() if v.is_floating_point() or k in scales else v
+        for k, v in weights.items()
+        if not k.endswith(SCALE)
+    }
+    return out | {k: out[k] * scale for k, scale in scales.items()}
 
 
 def _export(graph: nn.Module, example: Tensor, name: str, axis: str, file: Path) -> None:
@@ -173,7 +195,9 @@ def export_model(
             crop_width=96,
             stack_reach=FRAME_STACK // 2,
             context_reach=sum(CONTEXT_DILATIONS),
+            audio_reach=model.audio_reach,
             phases=phases,
+            audio_steps=2 if model.config.speech_layers else 1,
             dim=model.config.local_dim + model.config.context_dim,
             local_dim=model.config.local_dim,
             opset=OPSET,

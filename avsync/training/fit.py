@@ -23,6 +23,7 @@ from avsync.training.contrastive import (
 )
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
 from avsync.training.encoder import EncoderConfig, SyncEncoder, has_bf16, shipped
+from avsync.training.lips import LipShapeLoss, moving, unknown
 from avsync.training.loop import Loop
 from avsync.training.muon import Muon
 from avsync.training.style import mix_styles
@@ -39,7 +40,7 @@ __all__ = [
 SHIFTS = 31
 HALF = SHIFTS // 2
 #: Audio tokens beside the grid on each side, so that none of those used saw the slice's edge.
-MARGIN = 9
+MARGIN = 16
 SILENCE = math.log(1e-5)
 #: Windows are played faster or slower by up to this much (log).
 STRETCH = 0.16
@@ -73,6 +74,10 @@ class TrainConfig(BaseModel):
     style: float = 0.0
     #: Weight of the loss that asks single tokens for their place within a frame only.
     near: float = 0.0
+    #: Weight of the loss that asks tokens of pictures for the shape of the lips and its change.
+    lips: float = 0.0
+    #: Learning rate of the layers taken from Whisper, as a share of the others'.
+    speech_rate: float = 0.15
     seed: int = 0
     threads: int = 2
     #: Half-width arithmetic; None: where the device computes it (elsewhere it is 5 times slower).
@@ -87,7 +92,8 @@ class Sampler:
     Args:
         clips: cached features. late_columns: per clip, by how many mel columns (10 ms) its own
             sound comes later than its lips; the window is re-centred by it. paces: half of the
-            windows are played up to a sixth faster or slower, picture and sound alike.
+            windows are played up to a sixth faster or slower, picture and sound alike. lips:
+            per clip, the shape of the lips at each tick (:mod:`avsync.training.lips`).
     """
 
     def __init__(
@@ -99,22 +105,27 @@ class Sampler:
         tokens: int,
         seed: int,
         paces: bool = False,
+        lips: dict[str, FloatArray] | None = None,
     ) -> None:
         self.clips = [c for c in clips if len(c.crops) >= tokens + 4 and c.valid.mean() > 0.7]
         self.late = late_columns or {}
         self.tokens = tokens
         self.stretch = STRETCH if paces else 0.0
+        self.lips = lips
         self.rng = np.random.default_rng(seed)
         size = np.array(
             [min(len(c.crops), 300) * (weights or {}).get(c.clip, 1.0) for c in self.clips]
         )
         self.weight = size / size.sum()
 
-    def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """crops (B, T+4, 80, 112) uint8, mel (B, C, 80), known (B, N) bool, true shift (B,)."""
+    def draw(self, batch: int) -> tuple[Tensor, ...]:
+        """crops (B, T+4, 80, 112) uint8, mel (B, C, 80), known (B, N) bool, true shift (B,).
+
+        With ``lips`` also the shapes (B, T, G) that tokens are asked for, NaN where not known.
+        """
         need = self.tokens + 4
         columns = (self.tokens + SHIFTS - 1 + 2 * MARGIN) * COLUMNS_A_TICK
-        crops, mels, known, shifts = [], [], [], []
+        crops, mels, known, shifts, lips = [], [], [], [], []
         for i in self.rng.choice(len(self.clips), batch, replace=False, p=self.weight):
             clip = self.clips[i]
             stretch = self.rng.uniform(-self.stretch, self.stretch) * (self.rng.random() < 0.5)
@@ -138,13 +149,18 @@ class Sampler:
             mel, there = _columns(clip.mel, place + clip.lead + start * COLUMNS_A_TICK + late)
             mels.append(mel)
             known.append(there[MARGIN * 4 : -MARGIN * 4 : 4])
-            crops.append(clip.crops[start + np.round(np.arange(need) * pace).astype(int)])
-        return (
+            ticks = start + np.round(np.arange(need) * pace).astype(int)
+            crops.append(clip.crops[ticks])
+            if self.lips is not None:
+                shapes = self.lips.get(clip.clip)
+                lips.append(moving(shapes[ticks]) if shapes is not None else unknown(self.tokens))
+        drawn = (
             torch.from_numpy(np.stack(crops)),
             torch.from_numpy(np.stack(mels)),
             torch.from_numpy(np.stack(known)),
             torch.tensor(shifts, dtype=torch.float32),
         )
+        return drawn if self.lips is None else (*drawn, torch.from_numpy(np.stack(lips)))
 
 
 def together(*draws: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -186,10 +202,11 @@ def _columns(mel: FloatArray, place: FloatArray) -> tuple[FloatArray, BoolArray]
 class _Losses(nn.Module):
     """Of the three grids over their shifts, and of a clip's true shift against its far ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.shifts = nn.ModuleList(MultiScaleShiftLoss() for _ in range(3))
         self.near = NearLoss()
+        self.lips = LipShapeLoss(dim)
         self.match_scale = nn.Parameter(torch.tensor(2.5))
 
     def forward(
@@ -229,12 +246,23 @@ class Trainer(Loop):
         self.model = model
         if config.style:
             mix_styles(model, config.style, config.tokens)
-        self.losses = _Losses().to(self.device)
+        self.losses = _Losses(config.encoder.dim).to(self.device)
         self.beside = {"losses": self.losses}
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        #: The picture encoder's tokens (B, T, dim) of the last step.
+        self.seen: list[Tensor] = []
+        if config.lips:
+            model.video.encoder.register_forward_hook(
+                lambda _module, _inputs, out: self.seen.__setitem__(slice(None), [out.float()])
+            )
         optimiser = {"adamw": torch.optim.AdamW, "muon": Muon}[config.optimiser]
+        named = [*model.named_parameters(), *self.losses.named_parameters()]
+        groups = [
+            {"params": [p for n, p in named if n.startswith("audio.speech.") == told], "share": of}
+            for told, of in ((False, 1.0), (True, config.speech_rate))
+        ]
         self.optimiser = optimiser(
-            [*model.parameters(), *self.losses.parameters()],
+            [g for g in groups if g["params"]],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=(0.9, 0.98),
@@ -247,9 +275,11 @@ class Trainer(Loop):
             return first
         return first + (last - first) * min(1.0, max(0.0, (self.part() - 0.67) / 0.23))
 
-    def step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
+    def step(self, batch: tuple[Tensor, ...]) -> dict[str, float]:
         """One optimiser step. Returns the parts of the loss and the local hit rate."""
-        crops, mel, known_audio, shift = (x.to(self.device, non_blocking=True) for x in batch)
+        crops, mel, known_audio, shift, *lips = (
+            x.to(self.device, non_blocking=True) for x in batch
+        )
         how: dict[str, Any] = {"strength": self.strength(), "widen": self.config.widen}
         video, sound = augment_video(crops, **how), augment_mel(mel, **how)
         self.model.train()
@@ -262,6 +292,9 @@ class Trainer(Loop):
         if self.config.near:
             parts["near"] = self.losses.near(tokens[0], tokens[2], known_audio, shift)
             total = total + self.config.near * parts["near"]
+        if self.config.lips and lips:
+            parts["lips"] = self.losses.lips(self.seen[0], lips[0])
+            total = total + self.config.lips * parts["lips"]
         self.update(total)
         with torch.no_grad():
             off = (local.argmax(-1) - shift[:, None]).abs() <= 1

@@ -107,7 +107,7 @@ class Loop:
     def update(self, loss: Tensor) -> None:
         """Follow the gradient of ``loss`` by one step."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group.get("share", 1.0)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

@@ -6,6 +6,7 @@ here with no second description of it. Only operators that token graphs are made
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -165,7 +166,8 @@ def _gather(inputs: Inputs, given: Attributes) -> Tensor:
     x, index, axis = inputs[0], inputs[1], given.get("axis", 0)
     if index.dim() == 0:
         return x.select(axis, int(index))
-    return x.index_select(axis, index.to(x.device))
+    flat = x.index_select(axis, index.flatten().to(x.device))
+    return flat.unflatten(axis, index.shape)
 
 
 def _reshape(inputs: Inputs, given: Attributes) -> Tensor:
@@ -199,6 +201,7 @@ _OPERATORS: dict[str, _Operator] = {
     "Add": _plain(torch.add),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
+    "Cast": lambda x, a: x[0].to({1: torch.float32, 7: torch.int64}[a["to"]]),
     "Clip": _clip,
     "Concat": lambda x, a: torch.cat(list(x), a["axis"]),
     "Conv": _conv,
@@ -206,7 +209,7 @@ _OPERATORS: dict[str, _Operator] = {
     "Erf": _plain(torch.erf),
     "Exp": _plain(torch.exp),
     "Expand": lambda x, a: x[0] * x[0].new_ones(x[1].tolist()),
-    "Flatten": lambda x, a: x[0].flatten(a.get("axis", 1)),
+    "Flatten": lambda x, a: x[0].reshape(math.prod(x[0].shape[: a.get("axis", 1)]), -1),
     "Gather": _gather,
     "Gemm": _gemm,
     "Identity": _plain(torch.as_tensor),
@@ -225,6 +228,7 @@ _OPERATORS: dict[str, _Operator] = {
         bool(a.get("keepdims", 1)),
     ),
     "Relu": _plain(torch.relu),
+    "Range": _plain(torch.arange),
     "Reshape": _reshape,
     "Shape": lambda x, a: torch.tensor(list(x[0].shape)),
     "Sigmoid": _plain(torch.sigmoid),

@@ -62,6 +62,28 @@ class _Reader:
         return next(self._rest, None)
 
 
+def _kept_exact(file: Path) -> list[str]:
+    """Nodes that stay in single precision where there are layers of speech: all but their weights'.
+
+    What is added up between such layers, and products of two activations, do not bear 8 bits. The
+    rest of the network is quantised as it is without: convolutions with what follows them.
+    """
+    import onnx
+
+    graph = onnx.load(str(file)).graph
+    if not any("/speech/" in node.name for node in graph.node):
+        return []
+    stored = {tensor.name for tensor in graph.initializer}
+    out = []
+    for node in graph.node:
+        heard = "/speech/" in node.name
+        weighs = any(name in stored for name in node.input)
+        exact = not (heard and weighs) if node.op_type == "MatMul" else heard
+        if exact and node.op_type != "Conv":
+            out.append(node.name)
+    return [name for name in out if name]
+
+
 def _tokens(file: Path, inputs: Sequence[Inputs]) -> Any:
     import onnxruntime as ort
 
@@ -95,7 +117,8 @@ def quantise(folder: Path, clips: Sequence[ClipFeatures]) -> dict[str, float]:
         for kind in ("video", "audio"):
             full, out = folder / getattr(card, kind).file, Path(scratch) / f"{kind}_int8.onnx"
             ready = Path(scratch) / f"{kind}.ready.onnx"
-            quant_pre_process(str(full), str(ready))
+            quant_pre_process(str(full), str(ready), skip_symbolic_shape=True)
+            exact = _kept_exact(ready)
             quantize_static(
                 str(ready),
                 str(out),
@@ -105,7 +128,8 @@ def quantise(folder: Path, clips: Sequence[ClipFeatures]) -> dict[str, float]:
                 reduce_range=True,  # without VNNI sums of two products may overflow 16 bits
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                op_types_to_quantize=["Conv", "Relu", "Add"],
+                op_types_to_quantize=["Conv", "Relu", "Add", *(["MatMul"] if exact else [])],
+                nodes_to_exclude=exact,
             )
             halve(out)
             rest = [x[kind] for x in inputs[-CHECKS:]]

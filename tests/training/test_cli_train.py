@@ -83,6 +83,44 @@ def test_encoder_by_either_optimiser(tmp_path: Path) -> None:
         assert state["config"]["optimiser"] == optimiser
 
 
+def test_encoder_that_hears_speech_and_sees_lips(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from avsync.training.data import load_features
+    from avsync.training.encoder import EncoderConfig, SyncEncoder
+    from avsync.training.export import load_weights, save_weights
+    from avsync.training.rerender import POINTS, MeshedClip
+    from avsync.training.speech import SpeechFeatures, save_speech
+
+    folder = small_corpus(tmp_path, ticks=60)
+    small = EncoderConfig(video_channels=(4, 4, 4, 4), audio_channels=(4, 4, 4), dim=8)
+    save_weights(SyncEncoder(small), tmp_path / "first.pt")
+    save_speech(SpeechFeatures(1), tmp_path / "speech.pt")
+    (tmp_path / "meshes").mkdir()
+    for file in (folder / "cache").glob("*.npz"):
+        clip = load_features(file)
+        points = np.random.default_rng(0).uniform(0, 80, (len(clip.crops), len(POINTS), 2))
+        MeshedClip(clip, points).save(tmp_path / "meshes" / file.name)
+    common = ["--data", str(folder), "--cache", str(folder / "cache"), "--threads", "1"]
+    common += [
+        "--batch",
+        "2",
+        "--speech",
+        str(tmp_path / "speech.pt"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    common += ["--meshes", str(tmp_path / "meshes"), "--start", str(tmp_path / "first.pt")]
+    done = run("encoder", *common, "--steps", "1")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "with the shape of the lips" in done.output
+    state = torch.load(tmp_path / "o" / "state.pt", weights_only=True)
+    assert state["config"]["encoder"]["speech_layers"] == 1
+    assert state["config"]["lips"] == 0.3
+    again = run("encoder", *common, "--steps", "2")
+    assert again.exit_code == 0, (again.output, again.exception)
+    assert load_weights(tmp_path / "o" / "state.pt").config.speech_layers == 1
+
+
 def test_teacher_student_table_and_shards(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("tqdm")
