@@ -3,7 +3,8 @@
 Two graphs with a dynamic time axis, opset 17:
 
 - ``video.onnx``: ``crops`` (frames, 64, 96) float32 grey 0..255 → ``tokens`` (frames - 4, d);
-- ``audio.onnx``: ``mel`` (4 n, 80) float32 natural-log mel → ``tokens`` (n, d).
+- ``audio.onnx``: ``mel`` (4 n, 80) float32 natural-log mel → ``tokens`` (n, d), or (2 n, d) where
+  features of speech are part of it: of each tick and half a tick later, which share these.
 
 BatchNorm is folded into the convolutions by ONNX Runtime, when a session is made. A token is the
 local and the context unit vector side by side, each times the root of its share, so that a dot

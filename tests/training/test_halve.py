@@ -9,11 +9,11 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from avsync.training.halve import halve  # noqa: E402
+from avsync.training.halve import eighth, halve  # noqa: E402
 from avsync.training.onnx_graph import OnnxGraph  # noqa: E402
 
 SIDE = 64
@@ -54,14 +54,37 @@ def test_exact_halves_take_half_the_file_and_compute_the_same(
     halve(file)
     assert file.stat().st_size < 0.55 * size
     np.testing.assert_array_equal(run(file, x), before)
-    import torch
-
     runner = OnnxGraph(file.read_bytes())
     np.testing.assert_allclose(runner(torch.from_numpy(x)).numpy(), before, atol=1e-4)
     assert runner.double()(torch.from_numpy(x).double()).dtype == torch.float64
     again = file.read_bytes()
     halve(file)
     assert file.read_bytes() == again
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_exact_8_bit_weights_take_a_quarter_and_compute_the_same(
+    tmp_path: Path, weight: np.ndarray, axis: int
+) -> None:
+    small, scale = eighth(weight, axis)
+    assert small.dtype == np.int8
+    assert scale.shape == ((SIDE, 1) if axis == 0 else (1, SIDE))
+    exact = small * scale
+    assert (np.abs(exact - weight) <= np.abs(weight).max(1 - axis % 2, keepdims=True) / 200).all()
+    again, same = eighth(exact, axis)
+    np.testing.assert_array_equal(again, small)
+    np.testing.assert_array_equal(same, scale)
+    file = graph(tmp_path / "g.onnx", exact)
+    x = np.random.default_rng(1).standard_normal((5, SIDE)).astype(np.float32)
+    before, size = run(file, x), file.stat().st_size
+    halve(file)
+    assert file.stat().st_size < 0.35 * size
+    np.testing.assert_array_equal(run(file, x), before)
+    runner = OnnxGraph(file.read_bytes())
+    np.testing.assert_allclose(runner(torch.from_numpy(x)).numpy(), before, atol=1e-4)
+    kept = file.read_bytes()
+    halve(file)
+    assert file.read_bytes() == kept
 
 
 @pytest.mark.parametrize("change", [1e-7, 1e9])

@@ -102,3 +102,36 @@ def test_nothing_is_touched_when_the_tokens_differ(
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
         p.name: p.read_bytes() for p in TINY.iterdir()
     }
+
+
+def test_of_speech_the_weights_alone_are_multiplied_in_8_bit(tmp_path: Path) -> None:
+    import onnx
+
+    torch = pytest.importorskip("torch")
+    from tiny_encoder import TINY as TINY_ENCODER
+
+    from avsync.training.encoder import SyncEncoder
+    from avsync.training.export import export_model
+
+    torch.manual_seed(0)
+    hearing = TINY_ENCODER.model_copy(update={"speech_layers": 1})
+    model = SyncEncoder(hearing).eval()
+    torch.nn.init.normal_(model.audio.speech_out.weight, std=0.02)
+    calibration = SyncModel(TINY, provider="cpu", threads=1).card.calibration
+    export_model(model, tmp_path, name="hearing", calibration=calibration)
+    likeness = quantise(tmp_path, clips(CHECKS + 3))
+    assert likeness["audio"] > 0.995
+    graph = onnx.load(str(tmp_path / "audio_int8.onnx")).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    made = {node.output[0]: node for node in graph.node}
+    products = [node for node in graph.node if node.op_type == "MatMul" and "/speech/" in node.name]
+
+    def is_8_bit(value: str) -> bool:
+        return value in made and made[value].op_type == "DequantizeLinear"
+
+    weighing = [n for n in products if is_8_bit(n.input[1]) and made[n.input[1]].input[0] in stored]
+    assert len(weighing) == 7  # mels, four of the attention, two of the layer
+    assert all(is_8_bit(node.input[0]) for node in weighing)
+    attending = [node for node in products if node not in weighing]
+    assert len(attending) == 2
+    assert not any(is_8_bit(name) for node in attending for name in node.input)
