@@ -208,7 +208,7 @@ def _claim(x: FloatArray, weights: FloatArray) -> FloatArray:
 
 def _judge(runs: Sequence[_Run], scale: float) -> tuple[FloatArray, BoolArray, BoolArray]:
     """Features (N, F) of runs under a scale, if the offset found is right, and if that is clear."""
-    trial = Calibration(scale=scale, features=FEATURES, weights=NO_WEIGHTS, method="being fitted")
+    trial = Calibration(scale=scale, features=FEATURES, weights=NO_WEIGHTS, method="")
     rows, off = [], []
     for run in runs:
         found: Estimate = estimate(run.evidence, trial, rows=run.keep)

@@ -21,6 +21,8 @@ from avsync.result import MIN_WINDOWS
 from avsync.runtime import Calibration
 from avsync.training.calibrate import (
     FEATURES,
+    RIGHT_MS,
+    TRUTH_MS,
     Pair,
     Reliability,
     expected_calibration_error,
@@ -69,8 +71,11 @@ def claims(calibration: Calibration, pairs: tuple[Pair, ...]) -> tuple[Floats, F
             found = estimate(
                 evidence, calibration, rows=(index >= start) & (index < start + length)
             )
+            off = abs(found.offset_ms + 20 * steps)
+            if n >= 2 and abs(off - RIGHT_MS) <= TRUTH_MS:
+                continue  # the probability says nothing of those, neither right nor wrong
             said.append(probability(found, calibration))
-            right.append(n >= 2 and abs(found.offset_ms + 20 * steps) <= 40)
+            right.append(n >= 2 and off <= 40)
     return np.array(said), np.array(right, float)
 
 
@@ -124,7 +129,7 @@ class TestFit:
         assert expected_calibration_error(said, right, bins=6) < 0.08
         # And it tells the two apart: nine in ten of those sure are right, few of those unsure.
         assert right[said > 0.9].mean() > 0.9
-        assert right[said < 0.2].mean() < 0.25
+        assert right[said < 0.2].mean() < 0.2
 
     def test_offsets_of_the_clips_are_taken_into_account(self) -> None:
         """Clips known to be 120 ms late, and so stated, calibrate as those in step do."""
