@@ -239,6 +239,11 @@ class SyncEncoder(nn.Module):
             return own
         return own + math.ceil(self.audio.speech.reach / 4)
 
+    @property
+    def audio_steps(self) -> int:
+        """Tokens a tick that the audio tower gives at once, see :meth:`_AudioTower.halves`."""
+        return 2 if self.config.speech_layers else 1
+
     def forward(self, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Local and context tokens of the video, then of the audio."""
         return (*self.video(crops), *self.audio(mel))

@@ -58,10 +58,10 @@ class _VideoGraph(nn.Module):
 class _AudioGraph(nn.Module):
     def __init__(self, model: SyncEncoder) -> None:
         super().__init__()
-        self.tower = model.audio
+        self.tower, self.steps = model.audio, model.audio_steps
 
     def forward(self, mel: Tensor) -> Tensor:
-        if hasattr(self.tower, "halves"):
+        if self.steps == 2:
             return shipped(*self.tower.halves(mel))
         local, wide = self.tower(mel.unsqueeze(0))
         return shipped(local, wide)[0]
@@ -198,7 +198,7 @@ def export_model(
             context_reach=sum(CONTEXT_DILATIONS),
             audio_reach=model.audio_reach,
             phases=phases,
-            audio_steps=2 if model.config.speech_layers else 1,
+            audio_steps=model.audio_steps,
             dim=model.config.local_dim + model.config.context_dim,
             local_dim=model.config.local_dim,
             opset=OPSET,

@@ -79,9 +79,9 @@ def _kept_exact(file: Path) -> list[str]:
         heard = "/speech/" in node.name
         weighs = any(name in stored for name in node.input)
         exact = not (heard and weighs) if node.op_type == "MatMul" else heard
-        if exact and node.op_type != "Conv":
+        if exact and node.name and node.op_type != "Conv":
             out.append(node.name)
-    return [name for name in out if name]
+    return out
 
 
 def _tokens(file: Path, inputs: Sequence[Inputs]) -> Any:
