@@ -168,12 +168,14 @@ def together(*draws: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(torch.cat(parts) for parts in zip(*(draw() for draw in draws), strict=True))
 
 
-def pair_tokens(
-    model: SyncEncoder, crops: Tensor, mel: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Local and context tokens (B, T, d) of pictures, then (B, T + S - 1, d) of sounds."""
-    v_local, v_wide, a_local, a_wide = (x.float() for x in model(crops, mel))
-    return v_local, v_wide, a_local[:, MARGIN:-MARGIN], a_wide[:, MARGIN:-MARGIN]
+def pair_tokens(model: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, ...]:
+    """The picture encoder's tokens (B, T, dim); then local and context tokens (B, T, d) of
+    pictures, and (B, T + S - 1, d) of sounds.
+    """
+    seen = model.video.encoder(crops)
+    v_local, v_wide = model.video.heads(seen, seen)
+    a_local, a_wide = (x[:, MARGIN:-MARGIN] for x in model.audio(mel))
+    return tuple(x.float() for x in (seen, v_local, v_wide, a_local, a_wide))
 
 
 def pair_grids(
@@ -249,12 +251,6 @@ class Trainer(Loop):
         self.losses = _Losses(config.encoder.dim).to(self.device)
         self.beside = {"losses": self.losses}
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        #: The picture encoder's tokens (B, T, dim) of the last step.
-        self.seen: list[Tensor] = []
-        if config.lips:
-            model.video.encoder.register_forward_hook(
-                lambda _module, _inputs, out: self.seen.__setitem__(slice(None), [out.float()])
-            )
         optimiser = {"adamw": torch.optim.AdamW, "muon": Muon}[config.optimiser]
         named = [*model.named_parameters(), *self.losses.named_parameters()]
         groups = [
@@ -284,7 +280,7 @@ class Trainer(Loop):
         video, sound = augment_video(crops, **how), augment_mel(mel, **how)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            tokens = pair_tokens(self.model, video, sound)
+            seen, *tokens = pair_tokens(self.model, video, sound)
         local, wide, scored = pair_grids(*tokens)
         known = known_audio.unfold(1, SHIFTS, 1)
         parts = self.losses((local, wide, scored), known, soft_targets(shift, SHIFTS))
@@ -293,7 +289,7 @@ class Trainer(Loop):
             parts["near"] = self.losses.near(tokens[0], tokens[2], known_audio, shift)
             total = total + self.config.near * parts["near"]
         if self.config.lips and lips:
-            parts["lips"] = self.losses.lips(self.seen[0], lips[0])
+            parts["lips"] = self.losses.lips(seen, lips[0])
             total = total + self.config.lips * parts["lips"]
         self.update(total)
         with torch.no_grad():
