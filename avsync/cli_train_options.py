@@ -113,6 +113,15 @@ Style = Annotated[
 Near = Annotated[
     float, typer.Option(min=0, help="Weight of placing single tokens within a frame only.")
 ]
+Strangers = Annotated[
+    float, typer.Option(min=0, help="Weight of telling the own sound from other clips'.")
+]
+Dilations = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TICKS", help="Of a context's convolutions, as 1,2,4,8; what --start lacks is new."
+    ),
+]
 Extra = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Clips of 'rerender': a share of each batch.")
 ]

@@ -131,6 +131,9 @@ def train(
     widen: o.Widen = False,
     style: o.Style = 0.0,
     near: o.Near = 0.0,
+    strangers: o.Strangers = 0.0,
+    video_dilations: o.Dilations = None,
+    audio_dilations: o.Dilations = None,
     extra: o.Extra = None,
     extra_share: o.ExtraShare = 0.3,
     exchange: o.ExchangeWith = None,
@@ -140,7 +143,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Train the encoder pair; validates on the dev split's trusted clips at every save."""
-    from avsync.training.encoder import EncoderConfig
+    from avsync.training.encoder import EncoderConfig, grown
     from avsync.training.evaluate import validate
     from avsync.training.exchange import Exchange
     from avsync.training.export import load_weights
@@ -166,8 +169,12 @@ def train(
             weight[clip.clip] = GENERATED_WEIGHT * weight.get(clip.clip, 1.0)
     widths = EncoderConfig() if start is None else load_weights(start).config
     heard = None if speech is None else load_speech(speech)
-    if heard is not None:
-        widths = widths.model_copy(update={"speech_layers": len(heard.layers)})
+    more_of = {
+        "speech_layers": None if heard is None else len(heard.layers),
+        "video_dilations": _ticks(video_dilations),
+        "audio_dilations": _ticks(audio_dilations),
+    }
+    widths = widths.model_copy(update={k: v for k, v in more_of.items() if v is not None})
     config = TrainConfig(
         encoder=widths,
         steps=steps,
@@ -184,13 +191,14 @@ def train(
         widen=widen,
         style=style,
         near=near,
+        strangers=strangers,
         lips=0.0 if meshes is None else lips,
     )
     trainer = Trainer(config, device=device)
     if (out / "state.pt").exists():
         trainer.load(out / "state.pt")
     elif start is not None:
-        trainer.model.load_state_dict(load_weights(start).state_dict(), strict=heard is None)
+        trainer.model.load_state_dict(grown(load_weights(start), widths).state_dict())
         if heard is not None:
             trainer.model.audio.speech.load_state_dict(heard.state_dict())
         trainer.average.load_state_dict(trainer.model.state_dict())
@@ -220,6 +228,16 @@ def train(
         out,
         validate=lambda model: validate(model, dev, local=local),
     )
+
+
+def _ticks(given: str | None) -> tuple[int, ...] | None:
+    """Dilations as the command line gives them."""
+    if given is None:
+        return None
+    parts = given.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise AVSyncError(f"dilations are whole numbers of ticks, as 1,2,4, not {given!r}")
+    return tuple(int(part) for part in parts)
 
 
 def _own_offsets(

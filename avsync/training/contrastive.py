@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from avsync.offsets import RIVAL_SHARPNESS
 
-__all__ = ["MultiScaleShiftLoss", "NearLoss", "rival_grid", "shift_grid", "soft_targets"]
+__all__ = [
+    "MultiScaleShiftLoss",
+    "NearLoss",
+    "StrangerLoss",
+    "rival_grid",
+    "shift_grid",
+    "soft_targets",
+]
 
 #: What lies no further (ticks) from the true place counts as right, as in the protocol.
 NEAR = 1.25
@@ -108,3 +115,50 @@ class NearLoss(nn.Module):
             missed = scores.logsumexp(dim) - hits.logsumexp(dim)
             total = total + (missed * alive).sum() / alive.sum().clamp_min(1)
         return total / 2
+
+
+class StrangerLoss(nn.Module):
+    """Whether a window's sound is its own at all: at the true shift, against other clips' sounds.
+
+    What is judged is how far a shift stands above the window's mean over all shifts, as at run
+    time: of the own sound at the true shift, of a stranger's at whichever shift is highest.
+
+    Args:
+        scales: window lengths in tokens. strangers: how many other clips' sounds each gets.
+    """
+
+    def __init__(self, scales: tuple[int, ...] = (15, 30), strangers: int = 3) -> None:
+        super().__init__()
+        self.scales, self.strangers = scales, strangers
+        self.log_scale = nn.Parameter(torch.full((len(scales),), math.log(15.0)))
+        self.threshold = nn.Parameter(torch.full((len(scales),), 0.2))
+
+    def forward(self, video: Tensor, audio: Tensor, known: Tensor, target: Tensor) -> Tensor:
+        """Loss of tokens (B, T, d), (B, N, d), ``known`` (B, N) bool, ``target`` (B, S)."""
+        shifts = known.unfold(1, target.shape[1], 1)
+        own = self._above(shift_grid(video, audio), shifts)
+        total = video.new_zeros(())
+        for i, (high, all_known) in enumerate(own):
+            true = (high * target[:, None]).sum(-1)
+            total = total + self._judge(i, true, all_known, right=True)
+        turns = torch.randperm(len(video) - 1)[: self.strangers] + 1
+        for turn in turns.tolist():
+            other, there = audio.roll(turn, 0), shifts.roll(turn, 0)
+            for i, (high, all_known) in enumerate(self._above(shift_grid(video, other), there)):
+                best = high.amax(-1)
+                total = total + self._judge(i, best, all_known, right=False) / len(turns)
+        return total / len(self.scales)
+
+    def _above(self, grid: Tensor, known: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """By scale: windows' scores (B, W, S) less their mean, and whether all was known (B, W)."""
+        out = []
+        for k in self.scales:
+            mean = F.avg_pool1d(grid.transpose(1, 2), k, 1).transpose(1, 2)
+            share = F.avg_pool1d(known.to(grid.dtype).transpose(1, 2), k, 1)
+            out.append((mean - mean.mean(-1, keepdim=True), share.amin(1) > 0.99))
+        return out
+
+    def _judge(self, i: int, high: Tensor, counts: Tensor, *, right: bool) -> Tensor:
+        logit = (high - self.threshold[i]) * self.log_scale[i].exp()
+        missed = F.softplus(-logit if right else logit)
+        return (missed * counts).sum() / counts.sum().clamp_min(1)

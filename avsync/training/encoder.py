@@ -11,6 +11,7 @@ Dense 3x3 convolutions, early stride, a temporal stack of frames through a 2-D s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsync.errors import AVSyncError
 from avsync.training.speech import WIDTH, SpeechFeatures
 
 __all__ = [
@@ -27,13 +29,13 @@ __all__ = [
     "EncoderConfig",
     "SyncEncoder",
     "VideoEncoder",
+    "grown",
     "has_bf16",
     "shipped",
 ]
 
 #: Frames a video token sees; the token belongs to the middle one.
 FRAME_STACK = 5
-CONTEXT_DILATIONS = (1, 2, 4)
 #: Weight of the local cosine in a score. On 46 unseen clips 0.2 to 0.3 place 93.5 % of the 0.6-s
 #: windows within a frame, 0.5 places 92.6 %, 0 (context alone) 93.1 %.
 LOCAL_SHARE = 0.25
@@ -61,6 +63,9 @@ class EncoderConfig(BaseModel):
     dim: int = 256
     local_dim: int = 128
     context_dim: int = 128
+    #: Ticks between the three tokens that each convolution of a tower's context takes.
+    video_dilations: tuple[int, ...] = (1, 2, 4)
+    audio_dilations: tuple[int, ...] = (1, 2, 4)
     #: Layers of Whisper that the sound's context also rests on (:mod:`avsync.training.speech`).
     speech_layers: int = 0
     dropout: float = 0.1
@@ -149,13 +154,11 @@ class AudioEncoder(nn.Module):
 class _Context(nn.Module):
     """Dilated temporal convolutions over tokens (B, T, dim)."""
 
-    def __init__(self, dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, dilations: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.inner = nn.ModuleList(
-            nn.Conv1d(dim, dim, 3, padding=d, dilation=d) for d in CONTEXT_DILATIONS
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in CONTEXT_DILATIONS)
-        self.outer = nn.ModuleList(nn.Linear(dim, dim) for _ in CONTEXT_DILATIONS)
+        self.inner = nn.ModuleList(nn.Conv1d(dim, dim, 3, padding=d, dilation=d) for d in dilations)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in dilations)
+        self.outer = nn.ModuleList(nn.Linear(dim, dim) for _ in dilations)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,11 +169,13 @@ class _Context(nn.Module):
 
 
 class _Tower(nn.Module):
-    def __init__(self, config: EncoderConfig, encoder: nn.Module) -> None:
+    def __init__(
+        self, config: EncoderConfig, encoder: nn.Module, dilations: Sequence[int]
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.local = nn.Linear(config.dim, config.local_dim)
-        self.context = _Context(config.dim, config.dropout)
+        self.context = _Context(config.dim, dilations, config.dropout)
         self.wide = nn.Linear(config.dim, config.context_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +193,7 @@ class _AudioTower(_Tower):
     """Its context also rests on features of speech; at first these weigh nothing."""
 
     def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(config, AudioEncoder(config))
+        super().__init__(config, AudioEncoder(config), config.audio_dilations)
         self.speech = SpeechFeatures(config.speech_layers)
         self.speech_norm = nn.LayerNorm(WIDTH)
         self.speech_out = nn.Conv1d(WIDTH, config.dim, 3, 2, padding=1)
@@ -225,16 +230,17 @@ class SyncEncoder(nn.Module):
     def __init__(self, config: EncoderConfig | None = None) -> None:
         super().__init__()
         self.config = config or EncoderConfig()
-        self.video = _Tower(self.config, VideoEncoder(self.config))
-        if self.config.speech_layers:
-            self.audio: Any = _AudioTower(self.config)
+        c = self.config
+        self.video = _Tower(c, VideoEncoder(c), c.video_dilations)
+        if c.speech_layers:
+            self.audio: Any = _AudioTower(c)
         else:
-            self.audio = _Tower(self.config, AudioEncoder(self.config))
+            self.audio = _Tower(c, AudioEncoder(c), c.audio_dilations)
 
     @property
     def audio_reach(self) -> int:
         """Ticks on either side that an audio token depends on."""
-        own = sum(CONTEXT_DILATIONS) + 3  # the convolutions see 8 columns either side
+        own = sum(self.config.audio_dilations) + 3  # the convolutions see 8 columns either side
         if not self.config.speech_layers:
             return own
         return own + math.ceil(self.audio.speech.reach / 4)
@@ -247,3 +253,22 @@ class SyncEncoder(nn.Module):
     def forward(self, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Local and context tokens of the video, then of the audio."""
         return (*self.video(crops), *self.audio(mel))
+
+
+def grown(start: SyncEncoder, config: EncoderConfig) -> SyncEncoder:
+    """``start`` with what ``config`` has on top; it gives the same tokens as before.
+
+    New convolutions of a context add nothing at first, as features of speech do.
+
+    Raises:
+        AVSyncError: ``config`` is no larger form of the same network.
+    """
+    out = SyncEncoder(config)
+    fresh, old = out.state_dict(), start.state_dict()
+    if any(k not in fresh or fresh[k].shape != v.shape for k, v in old.items()):
+        raise AVSyncError("the weights to begin with are of another network: its widths differ")
+    for name in fresh.keys() - old.keys():
+        if ".context.outer." in name:
+            fresh[name].zero_()
+    out.load_state_dict({**fresh, **old})
+    return out

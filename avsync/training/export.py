@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from avsync.errors import AVSyncError
 from avsync.runtime import DESCRIPTION, Calibration, GraphFile, ModelCard
 from avsync.training.encoder import (
-    CONTEXT_DILATIONS,
     FRAME_STACK,
     EncoderConfig,
     SyncEncoder,
@@ -195,7 +194,7 @@ def export_model(
             crop_height=64,
             crop_width=96,
             stack_reach=FRAME_STACK // 2,
-            context_reach=sum(CONTEXT_DILATIONS),
+            context_reach=sum(model.config.video_dilations),
             audio_reach=model.audio_reach,
             phases=phases,
             audio_steps=model.audio_steps,

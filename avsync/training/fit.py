@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from avsync.training.augment import augment_mel, augment_video, crop_centre
 from avsync.training.contrastive import (
     MultiScaleShiftLoss,
     NearLoss,
+    StrangerLoss,
     rival_grid,
     shift_grid,
     soft_targets,
@@ -74,6 +76,8 @@ class TrainConfig(BaseModel):
     style: float = 0.0
     #: Weight of the loss that asks single tokens for their place within a frame only.
     near: float = 0.0
+    #: Weight of the loss that asks windows whether a sound is theirs at all.
+    strangers: float = 0.0
     #: Weight of the loss that asks tokens of pictures for the shape of the lips and its change.
     lips: float = 0.0
     #: Learning rate of the layers taken from Whisper, as a share of the others'.
@@ -208,6 +212,7 @@ class _Losses(nn.Module):
         super().__init__()
         self.shifts = nn.ModuleList(MultiScaleShiftLoss() for _ in range(3))
         self.near = NearLoss()
+        self.strangers = StrangerLoss()
         self.lips = LipShapeLoss(dim)
         self.match_scale = nn.Parameter(torch.tensor(2.5))
 
@@ -251,7 +256,9 @@ class Trainer(Loop):
         self.losses = _Losses(config.encoder.dim).to(self.device)
         self.beside = {"losses": self.losses}
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        optimiser = {"adamw": torch.optim.AdamW, "muon": Muon}[config.optimiser]
+        optimiser = {"adamw": torch.optim.AdamW, "muon": partial(Muon, bf16=self.bf16)}[
+            config.optimiser
+        ]
         named = [*model.named_parameters(), *self.losses.named_parameters()]
         groups = [
             {"params": [p for n, p in named if n.startswith("audio.speech.") == told], "share": of}
@@ -288,6 +295,11 @@ class Trainer(Loop):
         if self.config.near:
             parts["near"] = self.losses.near(tokens[0], tokens[2], known_audio, shift)
             total = total + self.config.near * parts["near"]
+        if self.config.strangers:
+            pair = shipped(*tokens[:2]), shipped(*tokens[2:])
+            wanted = soft_targets(shift, SHIFTS)
+            parts["strangers"] = self.losses.strangers(*pair, known_audio, wanted)
+            total = total + self.config.strangers * parts["strangers"]
         if self.config.lips and lips:
             parts["lips"] = self.losses.lips(seen, lips[0])
             total = total + self.config.lips * parts["lips"]

@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from avsync.training.encoder import (  # noqa: E402
-    CONTEXT_DILATIONS,
     FRAME_STACK,
     EncoderConfig,
     SyncEncoder,
@@ -23,7 +22,7 @@ SMALL = EncoderConfig(
     local_dim=6,
     context_dim=10,
 )
-CONTEXT = sum(CONTEXT_DILATIONS)
+CONTEXT = sum(EncoderConfig().video_dilations)
 
 
 @pytest.fixture(scope="module")
