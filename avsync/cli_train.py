@@ -6,60 +6,25 @@ Everything that needs torch is imported inside the commands.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from avsync._console import clean_exit, progress_bar
 from avsync.cli_train_options import (
-    Batch,
     Cache,
-    Checkpoint,
-    Cleaned,
-    CleanWith,
-    Clips,
-    Context,
     Data,
     Device,
-    DeviceOption,
-    Dilations,
-    Dim,
-    Dropout,
-    ExchangeWith,
-    Extra,
-    ExtraShare,
     Jobs,
-    LastStrength,
-    Length,
-    Lips,
     Loss,
-    Meshes,
-    Minutes,
-    Near,
-    Optimiser,
-    OptimiserOption,
     Out,
-    Prior,
-    Rate,
-    Seed,
-    Speech,
-    Start,
-    Steps,
-    Strangers,
-    Strength,
-    Stride,
-    Style,
     Threads,
-    Tokens,
-    TrustedOnly,
-    Variants,
-    Warmup,
-    Widen,
-    Windows,
+    encoder_run,
+    network_run,
+    takes,
 )
 from avsync.errors import AVSyncError, DependencyMissingError
 
@@ -72,10 +37,6 @@ __all__ = ["app"]
 app = typer.Typer(
     help="Make models from a folder of talking-face clips (extra 'train').", no_args_is_help=True
 )
-
-
-CHECKPOINT = Path("models/checkpoint.pt")
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
 @contextlib.contextmanager
@@ -137,94 +98,21 @@ def _corpus(
 
 
 @app.command()
-def encoder(
-    data: Data,
-    out: Out,
-    cache: Cache = None,
-    steps: Steps = 4000,
-    minutes: Minutes = None,
-    warmup: Warmup = 100,
-    batch: Batch = 16,
-    tokens: Length = 40,
-    start: Start = None,
-    trusted_only: TrustedOnly = False,
-    clean_with: CleanWith = None,
-    strength: Strength = 1.0,
-    last_strength: LastStrength = None,
-    optimiser: OptimiserOption = Optimiser.adamw,
-    widen: Widen = False,
-    style: Style = 0.0,
-    near: Near = 0.0,
-    strangers: Strangers = 0.0,
-    video_dilations: Dilations = None,
-    audio_dilations: Dilations = None,
-    extra: Extra = None,
-    extra_share: ExtraShare = 0.3,
-    exchange: ExchangeWith = None,
-    speech: Speech = None,
-    meshes: Meshes = None,
-    lips: Lips = 0.3,
-    learning_rate: Rate = 1e-3,
-    seed: Seed = 0,
-    threads: Threads = 2,
-    jobs: Jobs = 2,
-    device: DeviceOption = Device.cpu,
-) -> None:
+@takes(encoder_run)
+def encoder(data: Data, out: Out, cache: Cache = None, jobs: Jobs = 2, **options: Any) -> None:
     """Train the encoder pair that turns mouths and sound into tokens."""
-    given = locals() | {"device": device.value, "optimiser": optimiser.value}
     with _session():
         from avsync.training import commands
         from avsync.training.data import build_cache
 
-        jobs = given.pop("jobs")
         if cache is None:
-            given["cache"] = cache = out / "cache"
+            cache = out / "cache"
             build_cache(data, cache, clips=list(commands.index_rows(data).values()), jobs=jobs)
-        commands.train(**given)
-
-
-def _network(
-    data: Data,
-    out: Out,
-    cache: Cache = None,
-    tokens: Tokens = None,
-    encoder: Checkpoint = CHECKPOINT,
-    cleaned: Cleaned = None,
-    clips: Clips = None,
-    variants: Variants = 2,
-    steps: Steps = 400,
-    windows: Windows = 12,
-    dim: Dim = 64,
-    dropout: Dropout = 0.1,
-    context: Context = True,
-    prior: Prior = True,
-    learning_rate: Rate = 1e-3,
-    seed: Seed = 0,
-    stride: Stride = 3,
-    jobs: Jobs = 2,
-    threads: Threads = 1,
-    device: DeviceOption = Device.cpu,
-) -> None:
-    """What the commands that train cross-attention networks all take."""
-
-
-def _takes_network(**defaults: Any) -> Callable[[Command], Command]:
-    """Put the options of :func:`_network` before a command's own, some with other defaults."""
-
-    def extend(command: Command) -> Command:
-        shared = inspect.signature(_network, eval_str=True).parameters.values()
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        every = [p.replace(default=defaults.get(p.name, p.default)) for p in shared]
-        every += [p for p in own if p.kind is not p.VAR_KEYWORD]
-        keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in every]
-        command.__dict__["__signature__"] = inspect.Signature(keywords)
-        return command
-
-    return extend
+        commands.train(data=data, cache=cache, out=out, **options)
 
 
 @app.command()
-@_takes_network(dim=352, learning_rate=4e-4)
+@takes(network_run, dim=352, learning_rate=4e-4)
 def teacher(**options: Any) -> None:
     """Train a wide cross-attention network over the encoders' tokens."""
     with _session():
@@ -232,7 +120,7 @@ def teacher(**options: Any) -> None:
 
 
 @app.command()
-@_takes_network()
+@takes(network_run)
 def student(
     teacher: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A teacher's state.pt.")
@@ -297,7 +185,7 @@ def _train(
 
 
 @app.command()
-@_takes_network()
+@takes(network_run)
 def table(
     teacher: Annotated[Path, typer.Option(metavar="FILE", help="A teacher's state.pt.")],
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every loss.")] = 2,

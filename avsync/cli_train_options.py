@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+Command = Callable[..., None]
+
+CHECKPOINT = Path("models/checkpoint.pt")
 
 
 class Loss(str, Enum):
@@ -139,3 +146,85 @@ Meshes = Annotated[
     typer.Option(metavar="DIR", help="Clips meshed by 'rerender': also learn the lips' shape."),
 ]
 Lips = Annotated[float, typer.Option(min=0, help="Weight of learning the lips' shape.")]
+
+
+def encoder_run(
+    steps: Steps = 4000,
+    minutes: Minutes = None,
+    warmup: Warmup = 100,
+    batch: Batch = 16,
+    tokens: Length = 40,
+    start: Start = None,
+    trusted_only: TrustedOnly = False,
+    clean_with: CleanWith = None,
+    strength: Strength = 1.0,
+    last_strength: LastStrength = None,
+    optimiser: OptimiserOption = Optimiser.adamw,
+    widen: Widen = False,
+    style: Style = 0.0,
+    near: Near = 0.0,
+    strangers: Strangers = 0.0,
+    video_dilations: Dilations = None,
+    audio_dilations: Dilations = None,
+    extra: Extra = None,
+    extra_share: ExtraShare = 0.3,
+    exchange: ExchangeWith = None,
+    speech: Speech = None,
+    meshes: Meshes = None,
+    lips: Lips = 0.3,
+    learning_rate: Rate = 1e-3,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    device: DeviceOption = Device.cpu,
+) -> None:
+    """What the commands that train the encoder pair take."""
+
+
+def network_run(
+    data: Data,
+    out: Out,
+    cache: Cache = None,
+    tokens: Tokens = None,
+    encoder: Checkpoint = CHECKPOINT,
+    cleaned: Cleaned = None,
+    clips: Clips = None,
+    variants: Variants = 2,
+    steps: Steps = 400,
+    windows: Windows = 12,
+    dim: Dim = 64,
+    dropout: Dropout = 0.1,
+    context: Context = True,
+    prior: Prior = True,
+    learning_rate: Rate = 1e-3,
+    seed: Seed = 0,
+    stride: Stride = 3,
+    jobs: Jobs = 2,
+    threads: Threads = 1,
+    device: DeviceOption = Device.cpu,
+) -> None:
+    """What the commands that train cross-attention networks take."""
+
+
+def takes(shared: Command, **defaults: Any) -> Callable[[Command], Command]:
+    """Add the options of ``shared`` to a command's own, some with other defaults.
+
+    The command gets them all as keywords, those not given as well.
+    """
+
+    def extend(command: Command) -> Command:
+        ours = inspect.signature(shared, eval_str=True).parameters.values()
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        every = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        every += [p.replace(default=defaults.get(p.name, p.default)) for p in ours]
+        signature = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in every])
+
+        @functools.wraps(command)
+        def filled(**given: Any) -> None:
+            bound = signature.bind(**given)
+            bound.apply_defaults()
+            command(**bound.arguments)
+
+        filled.__dict__["__signature__"] = signature
+        return filled
+
+    return extend

@@ -110,37 +110,12 @@ def speech(
 
 
 @app.command()
+@o.takes(o.encoder_run)
 def train(
     data: Data,
     cache: Cache,
     out: Annotated[Path, typer.Option(help="Run folder; resumed when it holds a state.")],
-    steps: Annotated[int, typer.Option()] = 4000,
-    minutes: o.Minutes = None,
-    warmup: o.Warmup = 100,
-    batch: o.Batch = 16,
-    tokens: o.Length = 40,
-    start: o.Start = None,
-    trusted_only: o.TrustedOnly = False,
-    clean_with: o.CleanWith = None,
-    learning_rate: Annotated[float, typer.Option()] = 1e-3,
-    optimiser: Annotated[str, typer.Option(help="adamw or muon")] = "adamw",
-    strength: o.Strength = 1.0,
-    last_strength: o.LastStrength = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    threads: Annotated[int, typer.Option()] = 2,
-    widen: o.Widen = False,
-    style: o.Style = 0.0,
-    near: o.Near = 0.0,
-    strangers: o.Strangers = 0.0,
-    video_dilations: o.Dilations = None,
-    audio_dilations: o.Dilations = None,
-    extra: o.Extra = None,
-    extra_share: o.ExtraShare = 0.3,
-    exchange: o.ExchangeWith = None,
-    speech: o.Speech = None,
-    meshes: o.Meshes = None,
-    lips: o.Lips = 0.3,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    **options: Any,
 ) -> None:
     """Train the encoder pair; validates on the dev split's trusted clips at every save."""
     from avsync.training.encoder import EncoderConfig, grown
@@ -151,6 +126,10 @@ def train(
     from avsync.training.lips import load_shapes
     from avsync.training.speech import load_speech
 
+    start, clean_with, extra, exchange, speech, meshes = (
+        options[name] for name in ("start", "clean_with", "extra", "exchange", "speech", "meshes")
+    )
+    device, seed = options["device"].value, options["seed"]
     rows = index_rows(data)
     dev = _load(
         cache, [k for k, r in rows.items() if r.get("split") == "dev" and r.get("trusted_sync")]
@@ -159,7 +138,7 @@ def train(
     late: dict[str, float] = {}
     weight: dict[str, float] = {}
     others = [c for c in clips if not _trusted(rows[c.clip])]
-    if trusted_only:
+    if options["trusted_only"]:
         clips = [c for c in clips if _trusted(rows[c.clip])]
     elif clean_with is not None or (out / CLEANED).exists():
         late, weight = _own_offsets(out, clean_with, others, rows)
@@ -171,29 +150,14 @@ def train(
     heard = None if speech is None else load_speech(speech)
     more_of = {
         "speech_layers": None if heard is None else len(heard.layers),
-        "video_dilations": _ticks(video_dilations),
-        "audio_dilations": _ticks(audio_dilations),
+        "video_dilations": _ticks(options["video_dilations"]),
+        "audio_dilations": _ticks(options["audio_dilations"]),
     }
     widths = widths.model_copy(update={k: v for k, v in more_of.items() if v is not None})
-    config = TrainConfig(
-        encoder=widths,
-        steps=steps,
-        minutes=minutes,
-        warmup=warmup,
-        batch=batch,
-        tokens=tokens,
-        optimiser=optimiser,
-        learning_rate=learning_rate,
-        strength=strength,
-        last_strength=last_strength,
-        seed=seed,
-        threads=threads,
-        widen=widen,
-        style=style,
-        near=near,
-        strangers=strangers,
-        lips=0.0 if meshes is None else lips,
-    )
+    given = {k: v for k, v in options.items() if k in TrainConfig.model_fields}
+    given |= {"optimiser": options["optimiser"].value}
+    given |= {"lips": 0.0 if meshes is None else options["lips"]}
+    config = TrainConfig(encoder=widths, **given)
     trainer = Trainer(config, device=device)
     if (out / "state.pt").exists():
         trainer.load(out / "state.pt")
@@ -210,11 +174,12 @@ def train(
     draws: list[Callable[[], Any]] = []
     shapes = None if meshes is None else load_shapes(meshes, clips)
     for each in seed + trainer.done + 100_000 * np.arange(1 if device == "cpu" else SAMPLERS):
-        taken = round(batch * extra_share) if more else 0
-        sampler = Sampler(clips, late, weight, tokens=tokens, seed=each, paces=widen, lips=shapes)
-        draws.append(partial(sampler.draw, batch - taken))
+        taken = round(config.batch * options["extra_share"]) if more else 0
+        drawn: dict[str, Any] = {"tokens": config.tokens, "paces": config.widen, "lips": shapes}
+        sampler = Sampler(clips, late, weight, seed=each, **drawn)
+        draws.append(partial(sampler.draw, config.batch - taken))
         if taken:
-            beside = Sampler(more, late, tokens=tokens, seed=each + 1, paces=widen, lips=shapes)
+            beside = Sampler(more, late, seed=each + 1, **drawn)
             draws[-1] = partial(together, draws[-1], partial(beside.draw, taken))
     length = sum(len(c.crops) for c in sampler.clips) / 1500
     said = f"{len(sampler.clips)} clips, {length:.0f} min" + f", {len(more)} re-rendered" * bool(

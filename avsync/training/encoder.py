@@ -169,9 +169,7 @@ class _Context(nn.Module):
 
 
 class _Tower(nn.Module):
-    def __init__(
-        self, config: EncoderConfig, encoder: nn.Module, dilations: Sequence[int]
-    ) -> None:
+    def __init__(self, config: EncoderConfig, encoder: nn.Module, dilations: Sequence[int]) -> None:
         super().__init__()
         self.encoder = encoder
         self.local = nn.Linear(config.dim, config.local_dim)
@@ -179,8 +177,12 @@ class _Tower(nn.Module):
         self.wide = nn.Linear(config.dim, config.context_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.heads(*self.trunk(x))
+
+    def trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens before the heads, and what the context rests on, both (B, T, dim)."""
         tokens = self.encoder(x)
-        return self.heads(tokens, tokens)
+        return tokens, tokens
 
     def heads(self, tokens: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
         """Local tokens of the encoder's, context tokens of what the context rests on."""
@@ -200,10 +202,9 @@ class _AudioTower(_Tower):
         for zero in self.speech_out.parameters():
             nn.init.zeros_(zero)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.encoder(x)
-        heard = self.speech_out(self.frames(x)).transpose(1, 2)
-        return self.heads(tokens, tokens + heard)
+        return tokens, tokens + self.speech_out(self.frames(x)).transpose(1, 2)
 
     def frames(self, mel: Tensor) -> Tensor:
         """Features of speech (B, WIDTH, 2 N), one on every second mel column."""

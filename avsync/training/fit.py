@@ -176,8 +176,8 @@ def pair_tokens(model: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor,
     """The picture encoder's tokens (B, T, dim); then local and context tokens (B, T, d) of
     pictures, and (B, T + S - 1, d) of sounds.
     """
-    seen = model.video.encoder(crops)
-    v_local, v_wide = model.video.heads(seen, seen)
+    seen, around = model.video.trunk(crops)
+    v_local, v_wide = model.video.heads(seen, around)
     a_local, a_wide = (x[:, MARGIN:-MARGIN] for x in model.audio(mel))
     return tuple(x.float() for x in (seen, v_local, v_wide, a_local, a_wide))
 

@@ -8,12 +8,12 @@ stranger's, as the area under the ROC curve of the best shift's score.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from avsync.protocol import FRAME_COUNTS, HALF, clip_accuracy
 from avsync.training.encoder import SyncEncoder, shipped
@@ -61,13 +61,15 @@ def window_scores(
 @torch.no_grad()
 def cosine_rows(encoder: SyncEncoder, clip: TokenClip) -> FloatArray:
     """Scores (T, 31) of all tokens at whole ticks: what the shipped tokens' product is."""
-    parts = []
-    for tower, tokens in ((encoder.video, clip.video), (encoder.audio, clip.audio[2::2])):
-        x = torch.from_numpy(tokens[:, : encoder.config.dim]).float()[None]
-        local = functional.normalize(tower.local(x), dim=-1)
-        wide = functional.normalize(tower.wide(tower.context(x)), dim=-1)
-        parts.append(shipped(local, wide)[0])
-    video, audio = parts
+    d = encoder.config.dim
+    around = clip.audio if clip.around is None else clip.around
+
+    def shipping(tower: Any, tokens: npt.NDArray[Any], rests: npt.NDArray[Any]) -> Tensor:
+        x, y = (torch.from_numpy(part[None, :, :d]).float() for part in (tokens, rests))
+        return shipped(*tower.heads(x, y))[0]
+
+    video = shipping(encoder.video, clip.video, clip.video)
+    audio = shipping(encoder.audio, clip.audio[2::2], around[2::2])
     windows: Tensor = audio.unfold(0, SHIFTS, 1)[: len(video)]
     scores = torch.einsum("td,tds->ts", video, windows).numpy()
     known = np.lib.stride_tricks.sliding_window_view(clip.known[2::2], SHIFTS)[: len(scores)]
@@ -80,7 +82,9 @@ def stranger(clip: TokenClip, other: TokenClip) -> TokenClip | None:
     if ticks < RUNTIME_TICKS:
         return None
     span = 2 * (ticks + SHIFTS + 1)
-    return TokenClip(clip.clip, clip.video[:ticks], other.audio[:span], other.known[:span], HALF)
+    around = None if other.around is None else other.around[:span]
+    heard = other.audio[:span], other.known[:span]
+    return TokenClip(clip.clip, clip.video[:ticks], *heard, HALF, around)
 
 
 def area_under_roc(own: Sequence[float], false: Sequence[float]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,13 +135,6 @@ def prepare(
     encoder = encoder.cpu()
     if context:
         clips, seen = ([with_context(encoder, c) for c in some] for some in (clips, seen))
-    if encoder.config.speech_layers:
-        warnings.warn(
-            "tokens are cached without the encoder's features of speech: their context, and the "
-            "cosines measured beside the network, are not those that ship",
-            RuntimeWarning,
-            stacklevel=2,
-        )
     groups = {k: str(rows[k].get("source")) for k in train}
     if len(set(groups.values())) < 2:
         groups = {k: str(rows[k].get("speaker") or k) for k in train}

@@ -48,7 +48,8 @@ class TokenClip:
     d numbers of the trunk, or by :func:`with_context` 2 d. ``video`` (T, d) float16; ``audio``
     (2 (T + 32), d) float16 in half ticks: video token t at
     shift s (0 … 30, 15 = none) is centred on audio token ``2 (t + s + 1)``; ``known`` says which
-    audio tokens rest on sound that is there. ``shift``: the true one (fractional).
+    audio tokens rest on sound that is there. ``shift``: the true one (fractional). ``around``:
+    as ``audio``, what the context of the sound rests on, where that is more than its trunk.
     """
 
     clip: str
@@ -56,26 +57,29 @@ class TokenClip:
     audio: npt.NDArray[np.float16]
     known: npt.NDArray[np.bool_]
     shift: float
+    around: npt.NDArray[np.float16] | None = None
 
 
 @torch.no_grad()
-def trunk_tokens(encoder: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+def trunk_tokens(encoder: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens before the heads.
 
     Args:
         crops: (B, T + 4, 64, 96) float. mel: (B, 4 n, 80), token i of phase 0 on column 4 i.
 
     Returns:
-        Video (B, T, d) and audio (B, 2 (n - 1), d), two a tick.
+        Video (B, T, d), audio (B, 2 (n - 1), d), two a tick, and what the audio's context rests
+        on, as many.
     """
-    video = encoder.video.encoder(crops)
+    video, _ = encoder.video.trunk(crops)
     step = COLUMNS_A_TICK // PHASES
     ticks = mel.shape[1] // COLUMNS_A_TICK - 1
     parts = [
-        encoder.audio.encoder(mel[:, p * step : p * step + ticks * COLUMNS_A_TICK])
+        encoder.audio.trunk(mel[:, p * step : p * step + ticks * COLUMNS_A_TICK])
         for p in range(PHASES)
     ]
-    return video, torch.stack(parts, 2).flatten(1, 2)
+    audio, around = (torch.stack(lanes, 2).flatten(1, 2) for lanes in zip(*parts, strict=True))
+    return video, audio, around
 
 
 def cache_tokens(
@@ -177,11 +181,14 @@ def _store(
     else:
         torch.manual_seed(zlib.crc32(f"{names}/{variant}".encode()))
         seen, heard = augment_video(crops), augment_mel(mel)
-    video, audio = trunk_tokens(encoder, seen.to(device), heard.to(device))
+    video, audio, around = trunk_tokens(encoder, seen.to(device), heard.to(device))
     cut = slice(PHASES * (MARGIN - 1), PHASES * (MARGIN + size + SHIFTS))
     for i, name in enumerate(names):
         file = target / f"{name}.{variant}.npz"
         beside = file.with_suffix(".part.npz")
+        more = {}
+        if encoder.config.speech_layers:
+            more["around"] = around[i, cut].half().cpu().numpy()
         np.savez(
             beside,
             clip=name,
@@ -189,6 +196,7 @@ def _store(
             audio=audio[i, cut].half().cpu().numpy(),
             known=there[i, cut].numpy(),
             shift=float(shift[i]),
+            **more,
         )
         beside.replace(file)
     return len(names)
@@ -210,9 +218,8 @@ def load_tokens(
                 continue
             try:
                 with np.load(file) as z:
-                    found.append(
-                        TokenClip(clip, z["video"], z["audio"], z["known"], float(z["shift"]))
-                    )
+                    parts = (z["video"], z["audio"], z["known"], float(z["shift"]))
+                    found.append(TokenClip(clip, *parts, z.get("around")))
             except (OSError, ValueError, KeyError, zlib.error) as err:
                 raise AVSyncError(f"{file}: damaged ({err}); delete it and cache again") from err
     return found
@@ -220,15 +227,27 @@ def load_tokens(
 
 @torch.no_grad()
 def with_context(encoder: SyncEncoder, clip: TokenClip) -> TokenClip:
-    """The clip with each trunk token followed by what the encoder's context stack makes of it."""
+    """The clip with each trunk token followed by what the encoder's context stack makes of it.
 
-    def widen(tower: Any, tokens: npt.NDArray[np.float16], phases: int) -> npt.NDArray[np.float16]:
-        lanes = torch.from_numpy(tokens).float().unflatten(0, (-1, phases)).transpose(0, 1)
+    Raises:
+        AVSyncError: the clip's tokens are of another encoder, without features of speech.
+    """
+    around = clip.audio if clip.around is None else clip.around
+    if encoder.config.speech_layers and clip.around is None:
+        raise AVSyncError(
+            f"{clip.clip}: its tokens are of an encoder without features of speech; give another "
+            "folder for tokens, or delete them and cache again"
+        )
+
+    def widen(
+        tower: Any, tokens: npt.NDArray[np.float16], around: npt.NDArray[np.float16], phases: int
+    ) -> npt.NDArray[np.float16]:
+        lanes = torch.from_numpy(around).float().unflatten(0, (-1, phases)).transpose(0, 1)
         wide = tower.context(lanes).transpose(0, 1).flatten(0, 1)
         return np.concatenate([tokens, wide.half().numpy()], 1)
 
     return replace(
         clip,
-        video=widen(encoder.video, clip.video, 1),
-        audio=widen(encoder.audio, clip.audio, PHASES),
+        video=widen(encoder.video, clip.video, clip.video, 1),
+        audio=widen(encoder.audio, clip.audio, around, PHASES),
     )

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from avsync.training.contrastive import (  # noqa: E402
     MultiScaleShiftLoss,
+    StrangerLoss,
     rival_grid,
     shift_grid,
     soft_targets,
@@ -187,3 +188,50 @@ class TestLoss:
             optimiser.step()
         assert loss(grid(), known, target).item() < 0.5 * before
         assert int(grid().mean(1).argmax()) == 9
+
+
+class TestStrangerLoss:
+    """Windows of 20 tokens, 30 sounds: 11 shifts, the true one is 5."""
+
+    def unit(self, *shape: int, seed: int) -> Any:
+        return torch.nn.functional.normalize(rand(*shape, seed=seed), dim=-1)
+
+    def loss(self, video: Any, audio: Any, known: Any = None) -> Any:
+        torch.manual_seed(0)
+        known = torch.ones(audio.shape[:2], dtype=torch.bool) if known is None else known
+        judge = StrangerLoss(scales=(5, 10), strangers=2)
+        return judge(video, audio, known, soft_targets(torch.full((len(video),), 5.0), 11))
+
+    def test_sounds_of_their_own_cost_little_and_sounds_like_the_others_much(self) -> None:
+        audio = self.unit(4, 30, 96, seed=3)
+        own = self.loss(audio[:, 5:25], audio)
+        unlike = self.loss(self.unit(4, 20, 96, seed=4), audio)
+        alike = self.loss(audio[:1, 5:25].expand(4, -1, -1), audio[:1].expand(4, -1, -1))
+        assert own < 0.1 * unlike
+        assert alike > 5  # every sound fits every mouth: which is whose cannot be told
+
+    def test_what_is_the_same_at_all_shifts_says_nothing(self) -> None:
+        audio = self.unit(4, 30, 96, seed=3)
+        more = torch.ones(4, 30, 1)
+        same = self.loss(torch.cat([audio, more], -1)[:, 5:25], torch.cat([audio, more], -1))
+        torch.testing.assert_close(same, self.loss(audio[:, 5:25], audio))
+
+    def test_sounds_that_are_not_there_do_not_count(self) -> None:
+        audio = self.unit(4, 30, 96, seed=3)
+        known = torch.ones(4, 30, dtype=torch.bool)
+        known[:, :14] = False
+        noise = audio.clone()
+        noise[:, :14] = 5
+        # Only what begins at token 14 or later has all its shifts: windows of 5, not of 10.
+        one = self.loss(audio[:, 5:25], noise, known)
+        two = self.loss(audio[:, 5:25], audio, known)
+        torch.testing.assert_close(one, two)
+        assert self.loss(audio[:, 5:25], audio, known & False) == 0
+
+    def test_threshold_is_learnt(self) -> None:
+        judge = StrangerLoss(scales=(5,))
+        audio = self.unit(4, 30, 96, seed=3)
+        known = torch.ones(4, 30, dtype=torch.bool)
+        judge(audio[:, 5:25], audio, known, soft_targets(torch.full((4,), 5.0), 11)).backward()
+        assert judge.threshold.grad.abs().item() > 0
+        assert judge.log_scale.grad.abs().item() > 0

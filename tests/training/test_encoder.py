@@ -9,10 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from avsync.errors import AVSyncError  # noqa: E402
 from avsync.training.encoder import (  # noqa: E402
     FRAME_STACK,
     EncoderConfig,
     SyncEncoder,
+    grown,
 )
 
 SMALL = EncoderConfig(
@@ -139,6 +141,35 @@ def test_every_weight_learns() -> None:
     sum((p * torch.linspace(-1, 1, p.shape[-1])).sum() for p in parts).backward()
     still = [n for n, p in fresh.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
+
+
+def test_a_grown_encoder_gives_the_same_tokens_and_may_see_more(model: Any) -> None:
+    wider = SMALL.model_copy(
+        update={"video_dilations": (1, 2, 4, 8), "audio_dilations": (1, 2, 4, 1)}
+    )
+    torch.manual_seed(1)
+    larger = grown(model, wider).eval()
+    pictures, sounds = crops(40), mels(160)
+    with torch.no_grad():
+        for was, now in zip(model(pictures, sounds), larger(pictures, sounds), strict=True):
+            torch.testing.assert_close(now, was, atol=1e-6, rtol=0)
+        torch.nn.init.normal_(larger.video.context.outer[3].weight, std=0.3)
+        torch.nn.init.normal_(larger.audio.context.outer[3].weight, std=0.3)
+        touched = pictures.clone()
+        touched[:, 20] = crops(1, seed=3)
+        seen = changed(larger.video(pictures)[1], larger.video(touched)[1])
+        assert (seen[0], seen[-1]) == (20 - 4 - 15, 20 + 15)
+        touched = sounds.clone()
+        touched[:, 80] += 3
+        heard = changed(larger.audio(sounds)[1], larger.audio(touched)[1])
+    assert larger.audio_reach == 8 + 3
+    assert heard[0] >= 20 - 11
+    assert heard[-1] <= 20 + 11
+
+
+def test_other_widths_cannot_be_grown_from(model: Any) -> None:
+    with pytest.raises(AVSyncError, match="another network"):
+        grown(model, SMALL.model_copy(update={"local_dim": 7}))
 
 
 def test_config_survives_json_and_rejects_what_it_does_not_know() -> None:

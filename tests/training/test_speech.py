@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,15 @@ from token_streams import random_mel, stream_audio  # noqa: E402
 from avsync.errors import AVSyncError  # noqa: E402
 from avsync.loss import SyncLoss  # noqa: E402
 from avsync.mel import log_mel  # noqa: E402
+from avsync.protocol import HALF  # noqa: E402
 from avsync.runtime import Calibration, SyncModel  # noqa: E402
 from avsync.training import speech  # noqa: E402
-from avsync.training.data import ClipFeatures  # noqa: E402
-from avsync.training.encoder import SyncEncoder  # noqa: E402
+from avsync.training.data import ClipFeatures, save_features  # noqa: E402
+from avsync.training.encoder import LOCAL_SHARE, SyncEncoder  # noqa: E402
+from avsync.training.evaluate import clip_tokens, score_rows  # noqa: E402
 from avsync.training.export import export_model, load_weights, save_weights  # noqa: E402
 from avsync.training.fit import TrainConfig, Trainer  # noqa: E402
+from avsync.training.fusion_eval import cosine_rows  # noqa: E402
 from avsync.training.speech import (  # noqa: E402
     SpeechFeatures,
     load_speech,
@@ -33,6 +37,12 @@ from avsync.training.speech import (  # noqa: E402
     save_speech,
 )
 from avsync.training.speech_distil import Original, distil, sounds_of, whisper_mel  # noqa: E402
+from avsync.training.token_cache import (  # noqa: E402
+    WHOLE,
+    cache_tokens,
+    load_tokens,
+    with_context,
+)
 
 HEARING = TINY.model_copy(update={"speech_layers": 2, "dropout": 0.0})
 CALIBRATION = Calibration(scale=20, features=("margin",), weights=(0.5, 2.0), method="by hand")
@@ -116,6 +126,44 @@ def test_a_feature_depends_on_its_reach_and_on_no_place() -> None:
         torch.testing.assert_close(model(other)[:, 100], whole[:, 100], atol=1e-4, rtol=0)
         other[:, 200 + model.reach - 4] += 3
         assert (model(other)[:, 100] - whole[:, 100]).abs().max() > 1e-4
+
+
+def test_cached_tokens_have_the_cosines_of_the_whole_encoder(
+    encoder: SyncEncoder, tmp_path: Path
+) -> None:
+    """What the context of the sound rests on is cached beside the tokens of the trunk."""
+    rng = np.random.default_rng(4)
+    clip = ClipFeatures(
+        clip="clip",
+        first=0,
+        crops=rng.integers(0, 255, (70, 80, 112), np.uint8),
+        valid=np.ones(70, bool),
+        opening=np.zeros(70, np.float32),
+        lead=80,
+        mel=random_mel(440).astype(np.float16),
+        eye_px=40.0,
+    )
+    save_features(clip, tmp_path / "clip.npz")
+    counts = cache_tokens(encoder, [tmp_path / "clip.npz"], tmp_path / "tokens", variant=WHOLE)
+    assert counts["done"] == 1
+    (cached,) = load_tokens(tmp_path / "tokens", ["clip"], [WHOLE])
+    video, audio, lag = clip_tokens(encoder, clip, bf16=False)
+    local = HEARING.local_dim
+    share = np.where(np.arange(video.shape[1]) < local, LOCAL_SHARE, 1 - LOCAL_SHARE)
+    want, got = score_rows(video * share, audio, lag), cosine_rows(encoder, cached)
+    inner = slice(30, 40)  # far from both ends of the sound: there silence is around it
+    np.testing.assert_allclose(got[inner], want[inner], atol=5e-3)
+    deaf = replace(cached, around=None)
+    assert np.abs(cosine_rows(encoder, deaf)[inner] - want[inner]).max() > 0.05
+    with pytest.raises(AVSyncError, match="without features of speech"):
+        with_context(encoder, deaf)
+    wide = with_context(encoder, cached)
+    assert wide.audio.shape[1] == 2 * HEARING.dim
+    with torch.no_grad():
+        context = torch.from_numpy(wide.audio[2::2, HEARING.dim :]).float()
+        tokens = torch.nn.functional.normalize(encoder.audio.wide(context), dim=-1)
+    shifted = lag - HALF
+    np.testing.assert_allclose(tokens[30 - shifted : 40 - shifted], audio[30:40, local:], atol=5e-3)
 
 
 def test_speech_weighs_nothing_at_first(encoder: SyncEncoder) -> None:
