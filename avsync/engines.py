@@ -16,15 +16,9 @@ import numpy.typing as npt
 from avsync.crops import CropChunk, CropMaker
 from avsync.mel import MelStream
 from avsync.offsets import AudioTokens, TrackTokens
-from avsync.runtime import (
-    AudioTokenStream,
-    Calibration,
-    Provider,
-    SyncModel,
-    VideoTokenStream,
-    load_model,
-)
+from avsync.runtime import Calibration, Provider, SyncModel, load_model
 from avsync.speech import SpeechGate
+from avsync.token_streams import AudioTokenStream, VideoTokenStream
 
 __all__ = ["Ear", "Engine", "Eye", "TokenEngine", "load_engine", "stack_seen"]
 

@@ -9,14 +9,15 @@ from avsync.crops import CropChunk
 from avsync.engines import stack_seen
 from avsync.mel import MelStream
 from avsync.offsets import AudioTokens, TrackTokens
-from avsync.runtime import AudioTokenStream, SyncModel, VideoTokenStream
+from avsync.runtime import SyncModel
 from avsync.speech import SpeechGate
+from avsync.token_streams import AudioTokenStream, VideoTokenStream
 from avsync.verdict import TrackSight
 
 __all__ = ["FaceRing", "SoundRing"]
 
 FloatArray = npt.NDArray[np.float32]
-#: Ticks encoded at once: smaller is sooner and costs more.
+#: Ticks of sound encoded at once: smaller is sooner and costs more.
 BLOCK = 10
 
 
@@ -26,7 +27,9 @@ class FaceRing:
     def __init__(self, model: SyncModel, chunk: CropChunk) -> None:
         self.id = chunk.track
         self.first = chunk.first
-        self._stream = VideoTokenStream(model, block=BLOCK)
+        # The sound is waited for longer: meanwhile more pictures are gathered.
+        wait = max(0, model.card.audio_halo - model.card.video_halo)
+        self._stream = VideoTokenStream(model, block=BLOCK + wait // 2)
         self._reach = model.card.stack_reach
         self._tokens = np.empty((0, model.card.dim), np.float32)
         self._valid = np.empty(0, np.bool_)

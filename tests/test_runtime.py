@@ -30,7 +30,8 @@ from avsync.errors import (
     ProviderUnavailableError,
 )
 from avsync.mel import MelStream
-from avsync.runtime import SyncModel, VideoTokenStream
+from avsync.runtime import SyncModel
+from avsync.token_streams import VideoTokenStream
 
 ort = pytest.importorskip("onnxruntime")
 

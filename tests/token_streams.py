@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.crops import CropChunk
-from avsync.runtime import AudioTokenStream, SyncModel, VideoTokenStream
+from avsync.runtime import SyncModel
+from avsync.token_streams import AudioTokenStream, VideoTokenStream
 
 __all__ = ["chunk", "random_crops", "random_mel", "stream_audio", "stream_video"]
 

@@ -280,7 +280,7 @@ def _tokens(model: Any, clip: ClipFeatures) -> Any:
     """A cached clip through the product's own token streams; all its sound counts as speech."""
     from avsync.crops import CropChunk
     from avsync.offsets import AudioTokens, TrackTokens
-    from avsync.runtime import AudioTokenStream, VideoTokenStream
+    from avsync.token_streams import AudioTokenStream, VideoTokenStream
 
     n = len(clip.crops)
     nothing = np.zeros(n, np.float32)
