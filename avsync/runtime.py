@@ -232,6 +232,8 @@ class SyncModel:
         # Threads that spin while they wait take the cores from decoding and faces.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.inter_op_num_threads = 1
+        # A plan of all buffers of a run, made when a shape comes again, is held beside them.
+        options.enable_mem_pattern = False
         options.log_severity_level = 3
 
         def session(graph: GraphFile) -> Any:

@@ -15,6 +15,7 @@ import hashlib
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,53 @@ def _kept_exact(file: Path) -> list[str]:
     return out
 
 
+#: Operators that move numbers and change none, what they move comes first (Concat: each input).
+MOVES = ("Concat", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def _quantised_early(file: Path) -> None:
+    """Let a convolution's input become 8 bit before it is stacked, not after: so that is a quarter.
+
+    The numbers are the same. A :data:`MOVES` chain from one value to a ``QuantizeLinear`` is found
+    from its end; where it begins, that node is put.
+    """
+    import onnx
+
+    model = onnx.load(str(file))
+    graph = model.graph
+    made = {out: node for node in graph.node for out in node.output}
+    asked = [node for node in graph.node if node.op_type != "Shape"]  # that is the same in 8 bit
+    users = Counter(name for node in asked for name in node.input)
+    for last in [n for n in graph.node if n.op_type == "QuantizeLinear"]:
+        chain: list[Any] = []
+        sources, open_ends = set(), [last.input[0]]
+        while open_ends:
+            name = open_ends.pop()
+            node = made.get(name)
+            if node is None or node.op_type not in MOVES or users[name] > 1:
+                sources.add(name)
+                continue
+            chain.append(node)
+            open_ends += node.input if node.op_type == "Concat" else node.input[:1]
+        if len(sources) > 1 or not any(node.op_type == "Concat" for node in chain):
+            continue
+        (source,), stacked = sources, last.input[0]
+        small = f"{source}_8bit"
+        for node in chain:
+            node.input[:] = [small if name == source else name for name in node.input]
+        for node in graph.node:
+            node.input[:] = [stacked if name == last.output[0] else name for name in node.input]
+        last.input[0], last.output[0] = source, small
+        graph.node.remove(last)
+        begin = next((i for i, n in enumerate(graph.node) if source in n.output), -1)
+        graph.node.insert(begin + 1, last)
+        moved = {name for node in chain for name in node.output}
+        kept = [info for info in graph.value_info if info.name not in moved]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+    onnx.save(model, str(file))
+
+
 def _tokens(file: Path, inputs: Sequence[Inputs]) -> Any:
     import onnxruntime as ort
 
@@ -131,6 +179,7 @@ def quantise(folder: Path, clips: Sequence[ClipFeatures]) -> dict[str, float]:
                 op_types_to_quantize=["Conv", "Relu", "Add", *(["MatMul"] if exact else [])],
                 nodes_to_exclude=exact,
             )
+            _quantised_early(out)
             halve(out)
             rest = [x[kind] for x in inputs[-CHECKS:]]
             likeness[kind] = float((_tokens(full, rest) * _tokens(out, rest)).sum(1).mean())

@@ -104,9 +104,8 @@ def test_nothing_is_touched_when_the_tokens_differ(
     }
 
 
-def test_of_speech_the_weights_alone_are_multiplied_in_8_bit(tmp_path: Path) -> None:
-    import onnx
-
+def exported(folder: Path, **more: Any) -> Path:
+    """A tiny encoder pair of random weights as it is exported."""
     torch = pytest.importorskip("torch")
     from tiny_encoder import TINY as TINY_ENCODER
 
@@ -114,11 +113,51 @@ def test_of_speech_the_weights_alone_are_multiplied_in_8_bit(tmp_path: Path) -> 
     from avsync.training.export import export_model
 
     torch.manual_seed(0)
-    hearing = TINY_ENCODER.model_copy(update={"speech_layers": 1})
-    model = SyncEncoder(hearing).eval()
-    torch.nn.init.normal_(model.audio.speech_out.weight, std=0.02)
+    model = SyncEncoder(TINY_ENCODER.model_copy(update=more)).eval()
+    if model.config.speech_layers:
+        torch.nn.init.normal_(model.audio.speech_out.weight, std=0.02)
     calibration = SyncModel(TINY, provider="cpu", threads=1).card.calibration
-    export_model(model, tmp_path, name="hearing", calibration=calibration)
+    folder.mkdir(exist_ok=True)
+    export_model(model, folder, name="tiny", calibration=calibration)
+    return folder
+
+
+def test_pictures_become_8_bit_before_they_are_stacked_and_tokens_stay_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    early, late = exported(tmp_path / "early"), exported(tmp_path / "late")
+    quantise(early, clips(CHECKS + 3))
+    monkeypatch.setattr(module, "_quantised_early", lambda file: None)
+    quantise(late, clips(CHECKS + 3))
+    crops = random_crops(44, 99)[:, 8:72, 8:104]
+    tokens = [
+        SyncModel(folder, provider="cpu", threads=1).encode_video(crops) for folder in (early, late)
+    ]
+    np.testing.assert_array_equal(*tokens)
+
+    def stacked_before(folder: Path) -> bool:
+        """Whether pictures are stacked in single precision."""
+        graph = onnx.load(str(folder / "video_int8.onnx")).graph
+        made = {out: node for node in graph.node for out in node.output}
+        names = [n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"]
+        while names:
+            node = made.get(names.pop())
+            if node is not None and node.op_type in module.MOVES:
+                if node.op_type == "Concat":
+                    return True
+                names.append(node.input[0])
+        return False
+
+    assert stacked_before(late)
+    assert not stacked_before(early)
+
+
+def test_of_speech_the_weights_alone_are_multiplied_in_8_bit(tmp_path: Path) -> None:
+    import onnx
+
+    exported(tmp_path, speech_layers=1)
     likeness = quantise(tmp_path, clips(CHECKS + 3))
     assert likeness["audio"] > 0.995
     graph = onnx.load(str(tmp_path / "audio_int8.onnx")).graph
