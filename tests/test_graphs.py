@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avsync import graphs
+from avsync._quiet import quiet_native_stderr
 
 
 class Fake:
@@ -107,3 +108,28 @@ def test_points_are_those_of_the_message(whole: bool) -> None:
     if not whole:
         found.landmark[5].visibility = 0.5
     np.testing.assert_array_equal(graphs.points_of(found), want[:468])
+
+
+def test_graphs_are_made_without_executors_and_mediapipe_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mediapipe.python import solution_base
+
+    bindings = solution_base.calculator_graph
+    made, configs = bindings.CalculatorGraph, []
+
+    def noted(graph_config: Any) -> Any:
+        configs.append(graph_config)
+        return made(graph_config=graph_config)
+
+    monkeypatch.setattr(bindings, "CalculatorGraph", noted)
+    picture = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+    with quiet_native_stderr():
+        ours = graphs._made("detector 0")
+        assert bindings.CalculatorGraph is noted
+        theirs = graphs._solution("detector 0")
+        assert ours.process(picture).detections == theirs.process(picture).detections
+    ours.close()
+    theirs.close()
+    assert [len(config.executor) for config in configs] == [0, 1]
+    assert [config.num_threads for config in configs] == [0, 0]
