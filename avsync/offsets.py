@@ -32,9 +32,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 TICK_MS = 40.0
 WINDOW_TICKS = 15
-#: A window needs this many ticks with a visible mouth, and a shift this share of them paired.
+#: A window needs this many ticks with a visible mouth, and a shift this share of them paired: of
+#: a short film with a large offset much of the picture has its sound beyond the film's ends.
 MIN_TICKS = 8
-MIN_PAIRED = 0.75
+MIN_PAIRED = 0.4
 #: A window counts where at least this share of the sound it may belong to is speech.
 MIN_SPEECH = 0.2
 #: How sharp the soft maximum over a sound's rivals is.

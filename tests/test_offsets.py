@@ -215,14 +215,14 @@ class TestGather:
         speaker = Speaker(4)
         video, sound = look(speaker, 100), hear(speaker, 50)
         evidence = gather([video], sound, max_offset_ms=600)
-        # The last window that the sound reaches, 0.6 s early, begins below 2.0 + 0.62 s.
-        assert evidence.ticks.tolist() == [0, 15, 30, 45]
+        # The last window that the sound reaches, 0.62 s early, has 6 of 15 ticks before 2.62 s.
+        assert evidence.ticks.tolist() == [0, 15, 30, 45, 60]
         unknown = ~np.isfinite(evidence.scores[0])
-        # First window (ticks 0..14): from -7 steps on, 4 of its 15 ticks lack a partner.
-        assert unknown[0].tolist() == [s < -6 for s in range(-31, 32)]
+        # First window (ticks 0..14): from -19 steps on, 10 of its 15 ticks lack a partner.
+        assert unknown[0].tolist() == [s < -18 for s in range(-31, 32)]
         # Second (15..29) and third (30..44) windows: sound ends at step 100.
         assert unknown[1].tolist() == [s < -31 for s in range(-31, 32)]
-        assert unknown[2].tolist() == [s > 100 - 83 for s in range(-31, 32)]
+        assert unknown[2].tolist() == [s > 100 - 71 for s in range(-31, 32)]
         assert not np.any(evidence.scores[0] == 0)
 
     def test_windows_without_any_pair_are_left_out(self) -> None:

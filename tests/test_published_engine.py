@@ -17,7 +17,7 @@ from avsync.detector import SyncDetector
 from avsync.engines import TokenEngine, load_engine
 from avsync.errors import ModelCorruptError, ModelNotFoundError
 from avsync.estimates import estimate, probability
-from avsync.offsets import WINDOW_TICKS, gather
+from avsync.offsets import MIN_PAIRED, WINDOW_TICKS, gather
 from avsync.published import CONVENTIONS, FRAMES, syncnet_mfcc, vocalist_mel
 from avsync.published_engine import FeatureStream, PublishedEngine, PublishedTrack
 from avsync.result import MIN_WINDOWS
@@ -152,7 +152,7 @@ def test_evidence_is_the_mean_of_the_window_scores(arch: str, max_offset_ms: flo
         known = np.isfinite(rows[here])
         for s in range(2 * reach + 1):
             got = evidence.scores[0, w, s]
-            if known[:, s].sum() < 0.75 * here.sum():
+            if known[:, s].sum() < MIN_PAIRED * here.sum():
                 assert np.isnan(got)
             else:
                 assert got == pytest.approx(np.nanmean(rows[here, s]), rel=1e-4, abs=1e-5)
