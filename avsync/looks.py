@@ -43,7 +43,7 @@ WINDOW_S = WINDOW_TICKS * TICK_MS / 1000
 WHOLE_S = 450.0
 PIECE_S = 90.0
 #: Picture and sound beyond a stretch that its windows still see (s).
-MARGIN_S = 0.48
+MARGIN_S = 0.72
 #: Length (s) of the stretches that are looked at in a long file, and how many there are at most
 #: where no time limit is set.
 LOOK_S = 15.0

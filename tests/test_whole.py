@@ -72,14 +72,14 @@ class TestSpans:
             (start_s + 1, start_s + 5), (start_s + 40, start_s + 45), length_s=60, start_s=start_s
         )
         spans = np.array(_spoken(gate, info, 600.0)) - start_s
-        assert np.allclose(spans, [(0, 6.68), (38.32, 46.68)], atol=2 * CHUNK_S)
+        assert np.allclose(spans, [(0, 6.92), (38.08, 46.92)], atol=2 * CHUNK_S)
         far = np.array(_spoken(gate, info, 4000.0)) - start_s
-        assert np.allclose(far, [(0, 10.08), (34.92, 50.08)], atol=2 * CHUNK_S)
+        assert np.allclose(far, [(0, 10.32), (34.68, 50.32)], atol=2 * CHUNK_S)
 
     def test_sound_beyond_the_declared_end_counts(self) -> None:
         info: Any = type("Info", (), {"start_s": 0.0, "duration_s": 30.0})
         spans = _spoken(gate_of((5, 8), (50, 54), length_s=60), info, 600.0)
-        assert np.allclose(spans, [(3.32, 9.68), (48.32, 55.68)], atol=2 * CHUNK_S)
+        assert np.allclose(spans, [(3.08, 9.92), (48.08, 55.92)], atol=2 * CHUNK_S)
 
     def test_all_is_looked_at_where_that_saves_little_or_nobody_speaks(self) -> None:
         info: Any = type("Info", (), {"start_s": 0.0, "duration_s": 60.0})

@@ -2,7 +2,7 @@
 
 A video token sees exactly five frames (0.2 s) and an audio token 17 mel columns (0.19 s), so
 that the published 5-frame protocol can be run on them honestly; a small dilated temporal stack
-on top (0.3 s each way; of the sound 1.1 s, with :mod:`avsync.training.speech`) yields context
+on top (0.6 s each way; of the sound 1.1 s, with :mod:`avsync.training.speech`) yields context
 tokens. Both are unit vectors; a token is their concatenation, each half scaled so that a dot
 product is the weighted sum of both cosines (:data:`LOCAL_SHARE`).
 Dense 3x3 convolutions, early stride, a temporal stack of frames through a 2-D stem.
