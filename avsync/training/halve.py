@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["eighth", "halve"]
+__all__ = ["LEAST_VALUES", "eighth", "halve"]
 
 #: Smaller tensors (biases, norms, scales) stay as they are.
 LEAST_VALUES = 1024

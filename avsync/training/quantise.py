@@ -26,7 +26,7 @@ import numpy.typing as npt
 from avsync.errors import AVSyncError
 from avsync.runtime import DESCRIPTION, GraphFile, ModelCard
 from avsync.training.data import ClipFeatures, list_clips, load_features
-from avsync.training.halve import halve
+from avsync.training.halve import LEAST_VALUES, eighth, halve
 
 __all__ = ["quantise"]
 
@@ -132,6 +132,25 @@ def _quantised_early(file: Path) -> None:
     onnx.save(model, str(file))
 
 
+def _rounded(file: Path) -> None:
+    """Bring the matrices that stay single precision to 8 bit an output, for the file's size."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(file))
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in stored:
+            continue
+        tensor = stored[node.input[1]]
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= LEAST_VALUES:
+            turned = any(a.name == "transB" and a.i for a in node.attribute)
+            small, scale = eighth(values, 0 if turned else -1)
+            tensor.CopyFrom(numpy_helper.from_array(small * scale, tensor.name))
+    onnx.save(model, str(file))
+
+
 def _tokens(file: Path, inputs: Sequence[Inputs]) -> Any:
     import onnxruntime as ort
 
@@ -180,6 +199,7 @@ def quantise(folder: Path, clips: Sequence[ClipFeatures]) -> dict[str, float]:
                 nodes_to_exclude=exact,
             )
             _quantised_early(out)
+            _rounded(out)
             halve(out)
             rest = [x[kind] for x in inputs[-CHECKS:]]
             likeness[kind] = float((_tokens(full, rest) * _tokens(out, rest)).sum(1).mean())
