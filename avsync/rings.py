@@ -17,7 +17,7 @@ from avsync.verdict import TrackSight
 __all__ = ["FaceRing", "SoundRing"]
 
 FloatArray = npt.NDArray[np.float32]
-#: Ticks of sound encoded at once: smaller is sooner and costs more.
+#: Ticks encoded at once: smaller is sooner and costs more.
 BLOCK = 10
 
 
@@ -27,9 +27,7 @@ class FaceRing:
     def __init__(self, model: SyncModel, chunk: CropChunk) -> None:
         self.id = chunk.track
         self.first = chunk.first
-        # The sound is waited for longer: meanwhile more pictures are gathered.
-        wait = max(0, model.card.audio_halo - model.card.video_halo)
-        self._stream = VideoTokenStream(model, block=BLOCK + wait // 2)
+        self._stream = VideoTokenStream(model, block=BLOCK)
         self._reach = model.card.stack_reach
         self._tokens = np.empty((0, model.card.dim), np.float32)
         self._valid = np.empty(0, np.bool_)
