@@ -26,6 +26,8 @@ MIN_DRIFT_MS = 40.0
 CHOSEN_CLARITY = 5.5
 MIN_DRIFT_S = 20.0
 SLOPES = 161
+#: Windows that a line is drawn through at once.
+BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,15 @@ def find_drift(
     limit = min(max_ms_per_min / 60 * half, evidence.reach * evidence.step_ms) / evidence.step_ms
     slopes = np.linspace(-limit, limit, SLOPES)
     tops, places = np.empty(SLOPES), np.empty(SLOPES)
-    constant = float(logs.sum(0).max())
-    rows = np.arange(len(times))[:, None]
+    constant = float(logs.sum(0, dtype=np.float64).max())
+    place = ((times - middle) / half)[:, None]
     for i, slope in enumerate(slopes):
-        # To the nearest shift, as pieces are: what is between two shifts is lost to both alike.
-        moved = np.rint(starts[None, :] + slope * ((times - middle) / half)[:, None]).astype(int)
-        line = logs[rows, moved.clip(0, logs.shape[1] - 1)].sum(0)
+        line = np.zeros(len(starts))
+        for low in range(0, len(times), BLOCK):
+            rows = slice(low, low + BLOCK)
+            # To the nearest shift, as pieces are: what is between two shifts is lost to both alike.
+            moved = np.rint(starts + slope * place[rows]).astype(int).clip(0, logs.shape[1] - 1)
+            line += np.take_along_axis(logs[rows], moved, 1).sum(0, dtype=np.float64)
         top = int(line.argmax())
         tops[i], places[i] = line[top], peak(line, top) / 2
     best = int(tops.argmax())
