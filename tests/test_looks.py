@@ -19,6 +19,7 @@ from avsync.detector import SyncDetector
 from avsync.errors import InvalidOptionError
 from avsync.looks import LOOK_S, MOST_LOOKS, look_around, look_at_all
 from avsync.offsets import Evidence, merge
+from avsync.runtime import read_graphs
 from avsync.seams import NOBODY, Look, continued
 from avsync.verdict import TrackSight
 
@@ -93,6 +94,13 @@ def test_where_nobody_speaks_it_looks_elsewhere() -> None:
     film = Film(lambda t: 50.0 if t % 1200 > 1000 else None)
     found = around(film)
     assert sum(k.offset_ms is not None for k in found) >= 4
+
+
+def test_stretches_reach_as_far_as_the_bundled_model_sees() -> None:
+    card, _, _ = read_graphs()
+    tick_s = looks.TICK_MS / 1000
+    assert card.video_halo * tick_s <= looks.MARGIN_S
+    assert card.audio_halo * tick_s <= 2 * looks.MARGIN_S
 
 
 def test_a_silent_film_ends() -> None:

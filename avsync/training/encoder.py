@@ -264,6 +264,11 @@ def grown(start: SyncEncoder, config: EncoderConfig) -> SyncEncoder:
     Raises:
         AVSyncError: ``config`` is no larger form of the same network.
     """
+    for kind in ("video_dilations", "audio_dilations"):
+        has = getattr(start.config, kind)
+        if getattr(config, kind)[: len(has)] != has:
+            ticks = ",".join(map(str, has))
+            raise AVSyncError(f"the weights to begin with have {kind} {ticks}; begin with these")
     out = SyncEncoder(config)
     fresh, old = out.state_dict(), start.state_dict()
     if any(k not in fresh or fresh[k].shape != v.shape for k, v in old.items()):

@@ -290,15 +290,15 @@ class Trainer(Loop):
             seen, *tokens = pair_tokens(self.model, video, sound)
         local, wide, scored = pair_grids(*tokens)
         known = known_audio.unfold(1, SHIFTS, 1)
-        parts = self.losses((local, wide, scored), known, soft_targets(shift, SHIFTS))
+        target = soft_targets(shift, SHIFTS)
+        parts = self.losses((local, wide, scored), known, target)
         total = parts["local"] + parts["wide"] + parts["both"] + 0.2 * parts["match"]
         if self.config.near:
             parts["near"] = self.losses.near(tokens[0], tokens[2], known_audio, shift)
             total = total + self.config.near * parts["near"]
         if self.config.strangers:
             pair = shipped(*tokens[:2]), shipped(*tokens[2:])
-            wanted = soft_targets(shift, SHIFTS)
-            parts["strangers"] = self.losses.strangers(*pair, known_audio, wanted)
+            parts["strangers"] = self.losses.strangers(*pair, known_audio, target)
             total = total + self.config.strangers * parts["strangers"]
         if self.config.lips and lips:
             parts["lips"] = self.losses.lips(seen, lips[0])

@@ -62,14 +62,13 @@ def window_scores(
 def cosine_rows(encoder: SyncEncoder, clip: TokenClip) -> FloatArray:
     """Scores (T, 31) of all tokens at whole ticks: what the shipped tokens' product is."""
     d = encoder.config.dim
-    around = clip.audio if clip.around is None else clip.around
 
     def shipping(tower: Any, tokens: npt.NDArray[Any], rests: npt.NDArray[Any]) -> Tensor:
         x, y = (torch.from_numpy(part[None, :, :d]).float() for part in (tokens, rests))
         return shipped(*tower.heads(x, y))[0]
 
     video = shipping(encoder.video, clip.video, clip.video)
-    audio = shipping(encoder.audio, clip.audio[2::2], around[2::2])
+    audio = shipping(encoder.audio, clip.audio[2::2], clip.rests[2::2])
     windows: Tensor = audio.unfold(0, SHIFTS, 1)[: len(video)]
     scores = torch.einsum("td,tds->ts", video, windows).numpy()
     known = np.lib.stride_tricks.sliding_window_view(clip.known[2::2], SHIFTS)[: len(scores)]

@@ -59,6 +59,11 @@ class TokenClip:
     shift: float
     around: npt.NDArray[np.float16] | None = None
 
+    @property
+    def rests(self) -> npt.NDArray[np.float16]:
+        """What the context of the sound rests on, as ``audio``."""
+        return self.audio if self.around is None else self.around
+
 
 @torch.no_grad()
 def trunk_tokens(encoder: SyncEncoder, crops: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -232,7 +237,6 @@ def with_context(encoder: SyncEncoder, clip: TokenClip) -> TokenClip:
     Raises:
         AVSyncError: the clip's tokens are of another encoder, without features of speech.
     """
-    around = clip.audio if clip.around is None else clip.around
     if encoder.config.speech_layers and clip.around is None:
         raise AVSyncError(
             f"{clip.clip}: its tokens are of an encoder without features of speech; give another "
@@ -249,5 +253,5 @@ def with_context(encoder: SyncEncoder, clip: TokenClip) -> TokenClip:
     return replace(
         clip,
         video=widen(encoder.video, clip.video, clip.video, 1),
-        audio=widen(encoder.audio, clip.audio, around, PHASES),
+        audio=widen(encoder.audio, clip.audio, clip.rests, PHASES),
     )

@@ -170,6 +170,9 @@ def test_a_grown_encoder_gives_the_same_tokens_and_may_see_more(model: Any) -> N
 def test_other_widths_cannot_be_grown_from(model: Any) -> None:
     with pytest.raises(AVSyncError, match="another network"):
         grown(model, SMALL.model_copy(update={"local_dim": 7}))
+    for other in ((2, 2, 4), (1, 2)):  # the same shapes, or fewer: other tokens
+        with pytest.raises(AVSyncError, match="video_dilations 1,2,4; begin with these"):
+            grown(model, SMALL.model_copy(update={"video_dilations": other}))
 
 
 def test_config_survives_json_and_rejects_what_it_does_not_know() -> None:
