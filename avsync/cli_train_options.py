@@ -101,7 +101,7 @@ TrustedOnly = Annotated[
 CleanWith = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Re-centre or drop the others by this model, trained without them."
+        metavar="MODEL", help="Re-centre or drop the others by this checkpoint or model folder."
     ),
 ]
 Strength = Annotated[

@@ -232,7 +232,8 @@ def track_distances(
         track.id, track.first, track.frames, track.starts[inside], track.tokens[inside]
     )
     (scores,) = PublishedEngine(model).rows([part], own, reach=REACH)
-    alone = model.fuse(part.tokens, np.zeros_like(part.tokens))
+    tokens = part.tokens.numpy()
+    alone = model.fuse(tokens, np.zeros_like(tokens))
     return np.where(np.isfinite(scores), -scores, alone[:, None])
 
 

@@ -5,7 +5,7 @@ where that frame starts on the container's clock. The score of a pair belongs to
 frame, f + 2. SyncNet's distances are negated, so that larger is better for all.
 
 Memory: the sound is kept as mel or cepstra, and audio windows are encoded as they are met and
-forgotten; of the picture the windows' tokens are kept.
+forgotten; of the picture the windows' tokens are kept. On CUDA all tokens stay on the device.
 
 These models come without a calibration of ours. Until one is fitted, the posterior over shifts
 takes the mean score of 0.6 s (which holds three windows that share no frame) as one single
@@ -39,6 +39,7 @@ from avsync.published import (
 from avsync.published_model import PublishedModel
 from avsync.runtime import Calibration
 from avsync.speech import SpeechGate
+from avsync.token_blocks import TokenBlocks
 
 __all__ = ["FeatureStream", "PublishedEngine", "PublishedSound", "PublishedTrack"]
 
@@ -72,7 +73,7 @@ class PublishedSound:
 
 @dataclass(frozen=True, slots=True)
 class PublishedTrack:
-    """One face: tokens (N, …) of its windows that were seen whole, from ticks ``starts`` (N,) on.
+    """One face: N tokens of its windows that were seen whole, from ticks ``starts`` (N,) on.
 
     The face is followed from tick ``first`` for ``frames`` ticks.
     """
@@ -81,7 +82,7 @@ class PublishedTrack:
     first: int
     frames: int
     starts: npt.NDArray[np.int64]
-    tokens: FloatArray
+    tokens: TokenBlocks
 
 
 class FeatureStream:
@@ -154,7 +155,7 @@ class _PublishedEye:
         self._crops: npt.NDArray[np.uint8] = np.empty((0, side, side, 3), np.uint8)
         self._valid: npt.NDArray[np.bool_] = np.empty(0, bool)
         self._starts: list[npt.NDArray[np.int64]] = []
-        self._tokens: list[FloatArray] = []
+        self._tokens: list[TokenBlocks] = []
 
     def push(self, chunk: CropChunk) -> None:
         at = self._first + self._frames - len(self._crops)  # tick of the first crop held
@@ -168,7 +169,7 @@ class _PublishedEye:
             if not whole.any():
                 continue
             windows = video_windows(crops, i, j, self._model.convention)[whole]
-            self._tokens.append(self._model.encode_video(windows))
+            self._tokens.append(self._model.held("video", windows))
             self._starts.append(at + i + np.flatnonzero(whole))
         keep = min(len(crops), FRAMES - 1)
         self._crops, self._valid = crops[len(crops) - keep :].copy(), valid[len(valid) - keep :]
@@ -179,7 +180,7 @@ class _PublishedEye:
             self._first,
             self._frames,
             np.concatenate([np.empty(0, np.int64), *self._starts]),
-            np.concatenate(self._tokens) if self._tokens else np.empty((0, 1), np.float32),
+            TokenBlocks.joined(self._tokens),
         )
 
 
@@ -189,21 +190,21 @@ class _AudioTokens:
     def __init__(self, model: PublishedModel, sound: PublishedSound, keep: int) -> None:
         self._model, self._sound = model, sound
         self._keep = -(-keep // BLOCK) + 2
-        self._blocks: dict[int, FloatArray] = {}
+        self._blocks: dict[int, TokenBlocks] = {}
 
-    def between(self, low: int, high: int) -> FloatArray:
+    def between(self, low: int, high: int) -> TokenBlocks:
         """Tokens of windows low … high − 1 (0-based, all of them there)."""
         blocks = [self._block(k) for k in range(low // BLOCK, (high - 1) // BLOCK + 1)]
         start = low // BLOCK * BLOCK
-        return np.concatenate(blocks)[low - start : high - start]
+        return TokenBlocks.joined(blocks)[low - start : high - start]
 
-    def _block(self, k: int) -> FloatArray:
+    def _block(self, k: int) -> TokenBlocks:
         tokens = self._blocks.pop(k, None)
         if tokens is None:
             high = min((k + 1) * BLOCK, self._sound.count)
             taken = self._model.convention
             windows = audio_windows(self._sound.features, k * BLOCK, high, taken)
-            tokens = self._model.encode_audio(windows)
+            tokens = self._model.held("audio", windows)
         self._blocks[k] = tokens  # now the latest
         while len(self._blocks) > self._keep:
             self._blocks.pop(next(iter(self._blocks)))

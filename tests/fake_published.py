@@ -16,6 +16,7 @@ from avsync.crops import CropChunk
 from avsync.published import CONVENTIONS
 from avsync.published_engine import PublishedEngine, PublishedSound
 from avsync.published_model import PublishedModel
+from avsync.token_blocks import TokenBlocks
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,6 +36,9 @@ class FakePublished(PublishedModel):
         made = [np.random.default_rng(100_000 + int(n)).normal(size=self.width) for n in numbers]
         return np.array(made, np.float32).reshape(-1, self.width)
 
+    def held(self, kind: str, windows: Floats) -> TokenBlocks:
+        return TokenBlocks.of(getattr(self, f"encode_{kind}")(windows))
+
     def encode_video(self, windows: Floats) -> Floats:
         if self.convention.stacked:  # (B, 15, h, w): frame-major colours, number in the first red
             number = windows[:, 0, 0, 0] + 256 * windows[:, 0, 0, 1]
@@ -48,8 +52,12 @@ class FakePublished(PublishedModel):
         self.heard += number.astype(int).tolist()
         return self._token(number.round())
 
-    def fuse(self, video_tokens: Floats, audio_tokens: Floats) -> Floats:
-        assert video_tokens.shape == audio_tokens.shape
+    def _there(self, value: Any) -> Any:
+        return value
+
+    def _run(self, kind: str, *values: Any, keep: bool = False) -> Any:
+        assert (kind, keep) == ("fusion", False)
+        video_tokens, audio_tokens = values[0][values[2]], values[1][values[3]]
         if self.convention.score == "distance":
             return np.linalg.norm(video_tokens - audio_tokens, axis=1)
         return (video_tokens * audio_tokens).sum(1)

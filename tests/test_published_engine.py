@@ -86,7 +86,7 @@ def test_each_whole_window_is_encoded_once(arch: str, pieces: list[int]) -> None
     assert track.starts.tolist() == [300 + i for i in starts]
     assert model.seen == track.starts.tolist()
     assert (track.id, track.first, track.frames) == (3, 300, 90)
-    assert np.array_equal(track.tokens, model._token(track.starts))
+    assert np.array_equal(track.tokens.numpy(), model._token(track.starts))
     engine.rows([track], sound(engine, 290, 110), reach=15)
     assert sorted(model.heard) == list(range(290, 400))  # blocks of the whole sound, once each
 
@@ -214,7 +214,7 @@ class TestModelKinds:
             load_model(tmp_path)
 
     def test_published_card_that_is_broken(self, tmp_path: Path) -> None:
-        (tmp_path / "model.json").write_text('{"format": "avsync-published-1"}')
+        (tmp_path / "model.json").write_text('{"format": "avsync-published-2"}')
         with pytest.raises(ModelCorruptError, match="not a published model's card"):
             SyncDetector(tmp_path)
 

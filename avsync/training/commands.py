@@ -209,12 +209,17 @@ def _own_offsets(
     out: Path, model: Path | None, clips: list[ClipFeatures], rows: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Late columns and weights of the clips kept; a run is resumed with what it began with."""
-    from avsync.training.clean import clean
+    from avsync.runtime import SyncModel
+    from avsync.training.clean import by_checkpoint, by_model, clean
     from avsync.training.export import load_weights
 
     kept = out / CLEANED
     if model is not None and not kept.exists():
-        cleaned = clean(load_weights(model), clips, rows)
+        if model.is_dir():
+            scored = partial(by_model, SyncModel(model, provider="cpu"))
+        else:
+            scored = partial(by_checkpoint, load_weights(model))
+        cleaned = clean(scored, clips, rows)
         out.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"late": cleaned.late, "weight": cleaned.weight}))
         typer.echo(
@@ -259,12 +264,13 @@ def calibrate(
     """
     from avsync.runtime import SyncModel
     from avsync.training.calibrate import fit_calibration
+    from avsync.training.evaluate import shipped_tokens
     from avsync.training.reliability import plot_reliability
 
     rows = index_rows(data)
     dev = _load(cache, [k for k, r in rows.items() if r.get("split") == "dev"])
     model = SyncModel(out, provider="cpu")
-    pairs = [_tokens(model, c) for c in dev]
+    pairs = [shipped_tokens(model, c) for c in dev]
     late = [0.0 if rows[c.clip].get("trusted_sync") else float("nan") for c in dev]
     speakers = [str(rows[c.clip].get("speaker") or rows[c.clip].get("source")) for c in dev]
     fitted, checked = fit_calibration(pairs, late_ms=late, groups=speakers)
@@ -274,29 +280,6 @@ def calibrate(
     plot_reliability(checked, out / "reliability.png")
     beside.replace(out / "model.json")
     typer.echo(json.dumps({"calibration": checked.figures(fitted.gate), "clips": len(pairs)}))
-
-
-def _tokens(model: Any, clip: ClipFeatures) -> Any:
-    """A cached clip through the product's own token streams; all its sound counts as speech."""
-    from avsync.crops import CropChunk
-    from avsync.offsets import AudioTokens, TrackTokens
-    from avsync.token_streams import AudioTokenStream, VideoTokenStream
-
-    n = len(clip.crops)
-    nothing = np.zeros(n, np.float32)
-    chunk = CropChunk(
-        0, clip.first, clip.crops, clip.valid, np.zeros((n, 4), np.float32), clip.opening, nothing
-    )
-    video = VideoTokenStream(model)
-    tokens = np.concatenate([*video.push(chunk), *video.close()])
-    valid = clip.valid.copy()
-    valid[:2] = valid[-2:] = False
-    audio = AudioTokenStream(model, clip.first * 4 - clip.lead)
-    sound = np.concatenate([*audio.push(clip.mel.astype(np.float32)), *audio.close()])
-    heard = np.ones(len(sound), np.float32)
-    return [TrackTokens(0, clip.first, tokens, valid)], AudioTokens(
-        audio.first, model.card.phases, sound, heard
-    )
 
 
 def main() -> None:

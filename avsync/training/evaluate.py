@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from avsync.crops import CropChunk
+from avsync.offsets import AudioTokens, TrackTokens
 from avsync.protocol import HALF, clip_accuracy
+from avsync.runtime import SyncModel
+from avsync.token_streams import AudioTokenStream, VideoTokenStream
 from avsync.training.augment import crop_centre
 from avsync.training.data import COLUMNS_A_TICK, ClipFeatures
 from avsync.training.encoder import SyncEncoder, has_bf16
 
-__all__ = ["clip_late_columns", "clip_tokens", "score_rows", "validate"]
+__all__ = ["clip_late_columns", "clip_tokens", "score_rows", "shipped_tokens", "validate"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -80,3 +84,22 @@ def validate(model: SyncEncoder, clips: Sequence[ClipFeatures], *, local: int) -
         sums.setdefault("abs_ms", []).append(abs(late) * 10)
         sums.setdefault("margin", []).append(margin)
     return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
+
+
+def shipped_tokens(model: SyncModel, clip: ClipFeatures) -> tuple[list[TrackTokens], AudioTokens]:
+    """A cached clip through the product's own token streams; all its sound counts as speech."""
+    n = len(clip.crops)
+    nothing = np.zeros(n, np.float32)
+    chunk = CropChunk(
+        0, clip.first, clip.crops, clip.valid, np.zeros((n, 4), np.float32), clip.opening, nothing
+    )
+    video = VideoTokenStream(model)
+    tokens = np.concatenate([*video.push(chunk), *video.close()])
+    valid = clip.valid.copy()
+    valid[:2] = valid[-2:] = False
+    audio = AudioTokenStream(model, clip.first * 4 - clip.lead)
+    sound = np.concatenate([*audio.push(clip.mel.astype(np.float32)), *audio.close()])
+    heard = np.ones(len(sound), np.float32)
+    return [TrackTokens(0, clip.first, tokens, valid)], AudioTokens(
+        audio.first, model.card.phases, sound, heard
+    )

@@ -40,6 +40,8 @@ OPSET = 17
 TOLERANCE = 1e-4
 
 PublishedNetwork = VocaLiST | SyncNet
+#: Names of first axes; the fusion is given any number of tokens of each.
+AXES = {"video_tokens": "windows", "audio_tokens": "sounds"}
 
 
 class _Folded(nn.Module):
@@ -125,15 +127,21 @@ class _Audio(nn.Module):
         return self.blocks(mel).squeeze(2).transpose(1, 2)
 
 
-class _Logit(nn.Module):
-    """``VocaLiST.fuse``, the logit alone."""
+class _Fusion(nn.Module):
+    """``fuse`` of the pairs of tokens at two indices (B,): logits, or SyncNet's distances.
 
-    def __init__(self, network: VocaLiST) -> None:
+    Picked by the graph, so that on a GPU tokens need not leave its memory.
+    """
+
+    def __init__(self, network: PublishedNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, video_tokens: Tensor, audio_tokens: Tensor) -> Tensor:
-        return self.network.fuse(video_tokens, audio_tokens).logits
+    def forward(
+        self, video_tokens: Tensor, audio_tokens: Tensor, video_index: Tensor, audio_index: Tensor
+    ) -> Tensor:
+        fused = self.network.fuse(video_tokens[video_index], audio_tokens[audio_index])
+        return fused if isinstance(fused, Tensor) else fused.logits
 
 
 def _fold(layers: nn.Sequential) -> list[nn.Module]:
@@ -182,17 +190,6 @@ class _Embedding(nn.Module):
         return self.head(maps.flatten(1))
 
 
-class _Distance(nn.Module):
-    """``SyncNet.fuse``."""
-
-    def __init__(self, network: SyncNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, video_tokens: Tensor, audio_tokens: Tensor) -> Tensor:
-        return self.network.fuse(video_tokens, audio_tokens)
-
-
 def three_graphs(network: PublishedNetwork, *, rewrite: bool = True) -> dict[str, nn.Module]:
     """The modules that become the graphs "video", "audio" and "fusion", in eval mode.
 
@@ -204,13 +201,13 @@ def three_graphs(network: PublishedNetwork, *, rewrite: bool = True) -> dict[str
         graphs = {
             "video": _Embedding(network.netcnnlip, network.netfclip, flat=rewrite),
             "audio": _Embedding(network.netcnnaud, network.netfcaud, flat=False),
-            "fusion": _Distance(network),
+            "fusion": _Fusion(network),
         }
     else:
         graphs = {
             "video": _VideoAsFrames(network) if rewrite else _VideoAsVolume(network),
             "audio": _Audio(network),
-            "fusion": _Logit(network),
+            "fusion": _Fusion(network),
         }
     return {kind: graph.eval() for kind, graph in graphs.items()}
 
@@ -225,7 +222,7 @@ def _write(graph: nn.Module, kind: str, example: tuple[Tensor, ...], file: Path)
             str(file),
             input_names=list(inputs),
             output_names=[output],
-            dynamic_axes={name: {0: "batch"} for name in (*inputs, output)},
+            dynamic_axes={name: {0: AXES.get(name, "batch")} for name in (*inputs, output)},
             opset_version=OPSET,
             # Folding would store each slice of the weights that the frames share; ONNX Runtime
             # makes those slices as it loads.
@@ -249,13 +246,16 @@ def _reference(network: PublishedNetwork, arch: str, batch: int, seed: int) -> d
     video, audio = _random_inputs(arch, batch, seed)
     with torch.no_grad():
         video_tokens, audio_tokens = network.encode_video(video), network.encode_audio(audio)
-        fused = network.fuse(video_tokens, audio_tokens)
+        seen, heard = torch.arange(batch).repeat_interleave(2), torch.arange(2 * batch) % batch
+        score = _Fusion(network)(video_tokens, audio_tokens, seen, heard)
     return {
         "video": video,
         "audio": audio,
         "video_tokens": video_tokens,
         "audio_tokens": audio_tokens,
-        "score": fused if isinstance(fused, Tensor) else fused.logits,
+        "video_index": seen,
+        "audio_index": heard,
+        "score": score,
     }
 
 

@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime")
 from avsync.errors import InvalidOptionError, ModelCorruptError, ModelNotFoundError  # noqa: E402
 from avsync.published import CONVENTIONS  # noqa: E402
 from avsync.published_model import PublishedCard, PublishedModel  # noqa: E402
+from avsync.token_blocks import TokenBlocks  # noqa: E402
 from avsync.training import export_published  # noqa: E402
 from avsync.training.export_published import (  # noqa: E402
     export_checkpoint,
@@ -96,7 +97,7 @@ def test_no_batch_norm_and_no_3d_convolution_is_left(arch: str, exported: Any) -
         assert "BatchNormalization" not in {node.op_type for node in graph.node}
         assert max((len(t.dims) for t in graph.initializer), default=0) <= 4
         for value in (*graph.input, *graph.output):
-            assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+            assert value.type.tensor_type.shape.dim[0].dim_param in {"batch", "windows", "sounds"}
     graph = onnx.load(exported("mtdvocalist") / "video.onnx").graph
     weights = [t for t in graph.initializer if len(t.dims) == 4]
     assert len(weights) == 17  # stored once each, although frames share them in slices
@@ -128,7 +129,7 @@ def test_rewrite_refuses_what_it_cannot_do() -> None:
 def test_card(arch: str, exported: Any) -> None:
     folder = exported(arch)
     card = json.loads((folder / "model.json").read_text())
-    assert card["format"] == "avsync-published-1"
+    assert card["format"] == "avsync-published-2"
     assert card["arch"] == arch
     expected = {
         "mtdvocalist": ("half", 96, "rgb", 255, "vocalist_mel", [15, 48, 96], "logit"),
@@ -205,6 +206,37 @@ def test_score_grid_is_each_pair_in_its_place(engine: Any) -> None:
         student.score_grid(v, a, reach=-1)
 
 
+@pytest.mark.parametrize("arch", ["mtdvocalist", "syncnet"])
+def test_tokens_kept_on_the_device_score_the_same(
+    arch: str, exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, with the CPU as the device: values are bound, not copied."""
+    plain, bound = (PublishedModel(exported(arch), provider="cpu", threads=1) for _ in range(2))
+    monkeypatch.setattr(bound, "_keeps", True)
+    video, audio = windows(arch, 5, 7)
+    v = TokenBlocks.joined([bound.held("video", video[:3]), bound.held("video", video[3:])])
+    a = TokenBlocks.joined([bound.held("audio", audio[:1]), bound.held("audio", audio[1:])])
+    assert not any(isinstance(value, np.ndarray) for value in (*v.values, *a.values))
+    want = plain.score_grid(plain.encode_video(video), plain.encode_audio(audio), reach=3)
+    fetched = []
+    monkeypatch.setattr(TokenBlocks, "numpy", lambda self: fetched.append(self))
+    got = bound.score_grid(v, a, reach=3, batch=4)
+    assert got == pytest.approx(want, rel=1e-4, abs=1e-5, nan_ok=True)
+    part = bound.score_grid(v[1:4], a[2:], reach=3, audio_first=1)
+    there = np.isfinite(part)
+    assert there.sum() == 9  # three faces, three sounds
+    assert part[there] == pytest.approx(want[1:4][there], rel=1e-4, abs=1e-5)
+    assert not fetched  # nothing but scores left the device
+
+
+def test_folders_of_the_older_format_say_what_to_do(exported: Any, tmp_path: Path) -> None:
+    folder = copy(exported("syncnet"), tmp_path / "old")
+    text = (folder / "model.json").read_text()
+    (folder / "model.json").write_text(text.replace("published-2", "published-1"))
+    with pytest.raises(ModelCorruptError, match="run avsync export on the weights again"):
+        PublishedModel(folder)
+
+
 def copy(folder: Path, to: Path) -> Path:
     to.mkdir()
     for file in folder.iterdir():
@@ -233,7 +265,7 @@ def test_damaged_folders_are_refused(exported: Any, tmp_path: Path) -> None:
     for name, changed, words in (
         ("arch", text.replace('"syncnet"', '"lipnet"'), "lipnet"),
         ("colour", text.replace('"bgr"', '"rgb"'), "not that of syncnet"),
-        ("format", text.replace("avsync-published-1", "avsync-tokens-1"), "card"),
+        ("format", text.replace("avsync-published-2", "avsync-tokens-1"), "card"),
         ("json", text[:-5], "card"),
     ):
         folder = copy(source, tmp_path / name)

@@ -85,7 +85,7 @@ class TestExpert:
             SyncLoss(tmp_path / "bad.pt")
         with pytest.raises(ModelCorruptError, match="not an ONNX file"):
             OnnxGraph(b"nothing", "bad.onnx")
-        (tmp_path / "model.json").write_text('{"format": "avsync-published-1"}')
+        (tmp_path / "model.json").write_text('{"format": "avsync-published-2"}')
         with pytest.raises(InvalidOptionError, match="a published model"):
             SyncLoss(tmp_path)
 

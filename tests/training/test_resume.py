@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,13 @@ torch = pytest.importorskip("torch")
 
 from tiny_encoder import TINY  # noqa: E402
 
+from avsync.runtime import Calibration, SyncModel  # noqa: E402
+from avsync.training.clean import by_model  # noqa: E402
 from avsync.training.commands import _own_offsets  # noqa: E402
 from avsync.training.data import ClipFeatures  # noqa: E402
-from avsync.training.encoder import SyncEncoder  # noqa: E402
-from avsync.training.export import save_weights  # noqa: E402
+from avsync.training.encoder import SyncEncoder, shipped  # noqa: E402
+from avsync.training.evaluate import clip_tokens, score_rows  # noqa: E402
+from avsync.training.export import export_model, save_weights  # noqa: E402
 
 
 def noise(name: str) -> ClipFeatures:
@@ -45,3 +50,23 @@ def test_cleaned_once_and_taken_again(
     for model in (tmp_path / "tiny.pt", None):
         assert _own_offsets(tmp_path / "run", model, clips, rows) == (late, weight)
     assert capsys.readouterr().out == ""
+
+
+def test_a_model_folder_finds_what_its_checkpoint_finds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SyncEncoder(TINY).eval()
+    uncalibrated = Calibration(scale=20, features=(), weights=(0.0,), method="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's deprecations
+        export_model(model, tmp_path, name="tiny", calibration=uncalibrated)
+    clip = replace(noise("a"), first=7, lead=13)  # neither begins with the other
+    video, audio, lag = clip_tokens(model, clip)
+    local = TINY.local_dim
+    both = (
+        shipped(*torch.from_numpy(x).split([local, x.shape[1] - local], 1)) for x in (video, audio)
+    )
+    want = 2 * score_rows(*(x.numpy() for x in both), lag)
+    got = by_model(SyncModel(tmp_path, provider="cpu", threads=1), clip)[2:-2]
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    middle = slice(12, -12)  # what the ends of the clip are filled up with differs
+    assert np.nanmax(np.abs(got[middle, 10:21] - want[middle, 10:21])) < 1e-4
