@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avsync.media import (
+    AudioPiece,
     DecodeStats,
     MediaInfo,
     iter_audio,
@@ -144,15 +146,22 @@ class Watcher:
         max_offset_ms = detector.max_offset_ms
         reach = max_offset_ms / 1000 + 2 * MARGIN_S
 
-        def hearing(stats: DecodeStats) -> tuple[Any, float]:
-            pieces = iter_audio(
+        def sound(stats: DecodeStats) -> Iterator[AudioPiece]:
+            return iter_audio(
                 self.path,
                 audio_stream=self.audio_stream,
                 stats=stats,
                 start_s=max(start_s - reach, self.info.start_s - 1),
                 end_s=None if end_s is None else end_s + reach,
             )
-            return hear(detector.engine, pieces)
+
+        # A long file's index takes 11 MB an hour in each reader: the sound's is closed before the
+        # picture's is opened, and what it read is given up as it is heard.
+        overlap = detector.overlap and not watch_from_s
+        held = deque(sound(self.stats)) if overlap else None
+
+        def hearing(stats: DecodeStats) -> tuple[Any, float]:
+            return hear(detector.engine, sound(stats) if held is None else _emptied(held))
 
         def seeing(stats: DecodeStats, heard: tuple[Any, float] | None) -> Seen | None:
             if heard is not None and heard[1] < watch_from_s:
@@ -165,9 +174,7 @@ class Watcher:
             )
             return see(detector.engine, frames, overlap=detector.overlap)
 
-        (sound, speech_s), watched = hear_and_see(
-            hearing, seeing, self.stats, overlap=detector.overlap and not watch_from_s
-        )
+        (sound, speech_s), watched = hear_and_see(hearing, seeing, self.stats, overlap=overlap)
         self.heard_any |= sound is not None
         self.watched_any |= watched is not None
         end = end_s if end_s is not None else self.info.start_s + (self.info.duration_s or 0)
@@ -206,6 +213,12 @@ class Watcher:
             offset,
             voices,
         )
+
+
+def _emptied(held: deque[AudioPiece]) -> Iterator[AudioPiece]:
+    """What is held, from the front, each given up as it is taken."""
+    while held:
+        yield held.popleft()
 
 
 def in_part(result: SyncResult) -> SyncResult:
