@@ -43,7 +43,7 @@ WINDOW_S = WINDOW_TICKS * TICK_MS / 1000
 #: Files up to this long (s) are looked at as a whole, longer ones in pieces of the second length:
 #: a second of sound and a face takes 80 kB.
 WHOLE_S = 450.0
-PIECE_S = 60.0
+PIECE_S = 90.0
 #: Picture and sound beyond a stretch that its windows still see (s).
 MARGIN_S = 0.72
 #: Length (s) of the stretches that are looked at in a long file, and how many there are at most
