@@ -21,6 +21,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from avsync._process import begin_process
 from avsync.batch_work import BatchItem, DetectorOptions, Task, Worker, failed_item
 from avsync.errors import AVSyncError
 
@@ -133,6 +134,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 def _begin(options: DetectorOptions) -> None:
     """First thing in a worker: nothing heavy, so that it cannot fail."""
     global _worker
+    begin_process()
     _worker = Worker(options)
     threading.Thread(target=_follow_parent, daemon=True).start()
 

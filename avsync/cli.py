@@ -8,7 +8,6 @@ results only; progress, warnings about the run and errors go to standard error.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +43,7 @@ from avsync._console import (
     progress_bar,
     stdout_console,
 )
+from avsync._process import begin_process
 from avsync.errors import SETUP_ERRORS, AVSyncError, InvalidOptionError
 from avsync.report_lines import Unread
 from avsync.result import (
@@ -77,7 +77,7 @@ def main() -> None:
     numpy is not loaded yet: its BLAS gets one thread in what runs outside the SDK's doors, too
     (:mod:`avsync.blas`), and in the processes of a batch.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    begin_process()
     app(prog_name="avsync")
 
 

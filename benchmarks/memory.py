@@ -24,6 +24,8 @@ from rich.table import Table
 CHILD = """
 import re, sys, time
 from pathlib import Path
+from avsync._process import begin_process
+begin_process()
 from avsync import SyncDetector
 detector = SyncDetector(provider="cpu", exhaustive=sys.argv[2] == "all")
 detector.overlap = True
