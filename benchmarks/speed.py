@@ -38,7 +38,9 @@ def child(path: str, threads: int) -> None:
     from stages import Stages
 
     from avsync import SyncDetector
+    from avsync._process import begin_process
 
+    begin_process()  # as the avsync command does
     keep_to(threads)
     detector = SyncDetector(provider="cpu", threads=threads, exhaustive=True)
     talk = Path(__file__).parents[1] / "examples" / "talk.mp4"
