@@ -23,13 +23,13 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 class Info(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_size_t) for n in
+    _fields_ = [(n, ctypes.c_int) for n in
         "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
-libc.mallinfo2.restype = Info
+libc.mallinfo.restype = Info
 libc.free(libc.malloc(16 << 20))
-before = libc.mallinfo2().hblks
+before = libc.mallinfo().hblks
 block = libc.malloc(4 << 20)
-print(libc.mallinfo2().hblks - before)
+print(libc.mallinfo().hblks - before)
 """
 
 
