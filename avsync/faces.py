@@ -69,7 +69,9 @@ ASIDE = np.array([1 / 512, 1 / 512, 0])
 STALE_S = 0.06
 #: A box this many times as wide as another shows something else (walls are taken for faces).
 FAR_LARGER = 3.0
-CUT_LEVEL = 28.0
+#: From this mean difference (of 255) of a small picture's luma to the last tick's on it is a cut. In
+#: 61 films this and 28 in all three colours differ about one of 32 cuts.
+CUT_LEVEL = 22.0
 
 Box = npt.NDArray[np.float64]
 
@@ -313,7 +315,7 @@ class FaceTracker:
 
     def _is_cut(self, picture: Picture) -> bool:
         shrink = max(1, picture.shape[0] // 36 * 2)
-        small = picture.small(shrink, rows=2)
+        small = picture.sketch(shrink)
         last, self._last_small = self._last_small, small
         if last is None or last.shape != small.shape:
             return False

@@ -117,20 +117,34 @@ class Picture:
         part = _averaged(self._planes[0][top:bottom, left:right], shrink)
         return part.copy() if self._full else np.asarray(cv2.LUT(part, STRETCH), np.uint8)
 
-    def small(self, shrink: int, *, rows: int | None = None) -> ImageArray:
+    def small(self, shrink: int) -> ImageArray:
         """The whole picture brought down, (h, w, 3) uint8 RGB, h and w even and not 0.
 
         ``shrink``: squares of so many pixels become one; what is left over at the right and at
-        the bottom is left out. ``rows``: only so many rows of each square count.
+        the bottom is left out.
         """
-        height, width = (max(2, side // shrink // 2 * 2) for side in self.shape)
+        height, width = self._smaller(shrink)
         if self._rgb is not None:
-            return _reduced(self._rgb, width, height, shrink, rows)
-        y, u, v = self._planes
-        return self._converted(
-            _reduced(y, width, height, shrink, rows),
-            *(_reduced(c, width // 2, height // 2, shrink, rows) for c in (u, v)),
-        )
+            return _reduced(self._rgb, width, height, shrink)
+        y, *colours = self._planes
+        halves = (_reduced(c, width // 2, height // 2, shrink) for c in colours)
+        return self._converted(_reduced(y, width, height, shrink), *halves)
+
+    def sketch(self, shrink: int) -> ImageArray:
+        """The whole picture as :meth:`small` has it, (h, w) uint8 luma 0..255.
+
+        Two rows of each square count: a third of the time, to see whether pictures differ.
+        """
+        height, width = self._smaller(shrink)
+        if self._rgb is not None:
+            thin = _reduced(self._rgb, width, height, shrink, rows=2)
+            return np.asarray(cv2.cvtColor(thin, cv2.COLOR_RGB2GRAY), np.uint8)
+        thin = _reduced(self._planes[0], width, height, shrink, rows=2)
+        return thin if self._full else np.asarray(cv2.LUT(thin, STRETCH), np.uint8)
+
+    def _smaller(self, shrink: int) -> tuple[int, int]:
+        height, width = (max(2, side // shrink // 2 * 2) for side in self.shape)
+        return height, width
 
     def _converted(self, y: ImageArray, u: ImageArray, v: ImageArray) -> ImageArray:
         height, width = y.shape
@@ -158,7 +172,7 @@ def _averaged(image: ImageArray, shrink: int) -> ImageArray:
 
 
 def _reduced(
-    image: ImageArray, width: int, height: int, shrink: int, rows: int | None
+    image: ImageArray, width: int, height: int, shrink: int, rows: int | None = None
 ) -> ImageArray:
     image = image[: height * shrink, : width * shrink]
     whole = image.shape[:2] == (height * shrink, width * shrink)  # not where it is a few rows high

@@ -22,6 +22,7 @@ STAGES = {
         "avsync.picture:Picture.region",
         "avsync.picture:Picture.grey",
         "avsync.picture:Picture.small",
+        "avsync.picture:Picture.sketch",
         "avsync.picture:Picture.rgb",
     ),
     "detect": ("avsync.faces:_Detector.whole", "avsync.faces:_Detector.tiles"),
