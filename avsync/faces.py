@@ -69,8 +69,8 @@ ASIDE = np.array([1 / 512, 1 / 512, 0])
 STALE_S = 0.06
 #: A box this many times as wide as another shows something else (walls are taken for faces).
 FAR_LARGER = 3.0
-#: From this mean difference (of 255) of a small picture's luma to the last tick's on it is a cut. In
-#: 61 films this and 28 in all three colours differ about one of 32 cuts.
+#: Mean difference (of 255) of a small picture's luma to the last tick's, above which it is a cut.
+#: In 61 films that finds the cuts that 28 in all three colours does, but for one of 32.
 CUT_LEVEL = 22.0
 
 Box = npt.NDArray[np.float64]

@@ -40,6 +40,8 @@ __all__ = [
 FloatArray = npt.NDArray[np.float32]
 Provider = Literal["auto", "cpu", "cuda"]
 DESCRIPTION = "model.json"
+#: Pictures that are encoded at once where their context is not: these fit the processor's cache.
+SEE = 16
 
 
 class GraphFile(BaseModel):
@@ -86,6 +88,8 @@ class ModelCard(BaseModel):
     #: The same in 8 bit, for the CPU (:mod:`avsync.training.quantise`).
     video_int8: GraphFile | None = None
     audio_int8: GraphFile | None = None
+    #: What makes tokens of what ``video_int8`` gives; None: that gives tokens.
+    video_context_int8: GraphFile | None = None
     crop_height: int
     crop_width: int
     #: Frames a token's stack reaches to either side, and tokens its context does.
@@ -248,10 +252,33 @@ class SyncModel:
         card, small = self.card, eight_bit and providers[0] == "CPUExecutionProvider"
         self._video = session((card.video_int8 if small else None) or card.video)
         self._audio = session((card.audio_int8 if small else None) or card.audio)
+        parted = card.video_context_int8 if small and card.video_int8 else None
+        self._context: Any = session(parted) if parted else None
         self.provider: str = _started(self._video, provider, providers)
+
+    @property
+    def parted(self) -> bool:
+        """Whether :meth:`see` gives what :meth:`surround` makes tokens of, and not tokens."""
+        return self._context is not None
 
     def encode_video(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
         """(T + 2 stack_reach, crop_height, crop_width) uint8 grey → (T, dim) tokens."""
+        if self._context is None:
+            return self._seen(crops)
+        return self.surround(self.see(crops))
+
+    def see(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
+        """As :meth:`encode_video`, but (T, n) features, each of its own stack of crops alone."""
+        stack = 2 * self.card.stack_reach
+        starts = range(0, max(1, len(crops) - stack), SEE)
+        return np.concatenate([self._seen(crops[i : i + SEE + stack]) for i in starts])
+
+    def surround(self, features: FloatArray) -> FloatArray:
+        """(T, n) features → (T, dim) tokens, which depend on ``context_reach`` to either side."""
+        out: FloatArray = self._context.run(None, {"features": features})[0]
+        return out
+
+    def _seen(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
         out: FloatArray = self._video.run(None, {"crops": crops.astype(np.float32)})[0]
         return out
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +19,8 @@ FloatArray = npt.NDArray[np.float32]
 class VideoTokenStream:
     """Encodes one track's crop chunks as they come; a token a tick, on the track's own ticks.
 
-    ``block`` ticks are encoded at once: fewer are sooner, but each costs the context on top.
+    ``block`` tokens are made at once: fewer are sooner, but each costs the context on top. Where
+    the model is parted that is little; else it is all of the work on the pictures around.
     """
 
     BLOCK = 256
@@ -25,10 +28,13 @@ class VideoTokenStream:
     def __init__(self, model: SyncModel, block: int = BLOCK) -> None:
         self._block = block
         self._model = model
-        self._reach = model.card.stack_reach
-        self._halo = model.card.video_halo
+        self._stack = model.card.stack_reach
+        # Rows are features of crops or the crops themselves, of which the ends have no tokens.
+        self._reach = 0 if model.parted else self._stack
+        self._halo = self._reach + model.card.context_reach
         self._crops: npt.NDArray[np.uint8] = np.empty((0, 0, 0), np.uint8)
-        self._ahead = 0  # rows of the buffer that are context of the next token only
+        self._rows: npt.NDArray[Any] = np.empty((0, 0))
+        self._ahead = 0  # rows that are context of the next token only
 
     def push(self, chunk: CropChunk) -> list[FloatArray]:
         """Add consecutive crops; get the blocks of tokens that became ready."""
@@ -37,31 +43,42 @@ class VideoTokenStream:
         left = (chunk.crops.shape[2] - card.crop_width) // 2
         new = chunk.crops[:, top : top + card.crop_height, left : left + card.crop_width]
         if not len(self._crops):
-            lead = np.repeat(new[:1], self._reach, axis=0)
-            self._crops, self._ahead = np.concatenate([lead, new]), self._reach
-        else:
-            self._crops = np.concatenate([self._crops, new])
+            new = np.concatenate([np.repeat(new[:1], self._stack, axis=0), new])
+            self._ahead = self._reach
+        self._add(new)
         out = []
-        while len(self._crops) - self._ahead >= self._block + self._halo:
+        while len(self._rows) - self._ahead >= self._block + self._halo:
             out.append(self._encode(self._block, self._halo))
             drop = max(0, self._ahead + self._block - self._halo)
-            self._crops, self._ahead = self._crops[drop:], self._ahead + self._block - drop
+            self._rows, self._ahead = self._rows[drop:], self._ahead + self._block - drop
         return out
 
     def close(self) -> list[FloatArray]:
         """The last tokens of the track."""
-        if len(self._crops) == self._ahead:
+        if not len(self._crops):
             return []
-        self._crops = np.concatenate(
-            [self._crops, np.repeat(self._crops[-1:], self._reach, axis=0)]
-        )
-        count = len(self._crops) - self._ahead - self._reach
-        last = self._encode(count, self._reach)
-        self._crops, self._ahead = self._crops[:0].copy(), 0  # many tracks end before the file does
-        return [last]
+        self._add(np.repeat(self._crops[-1:], self._stack, axis=0))
+        count = len(self._rows) - self._ahead - self._reach
+        last = self._encode(count, self._reach) if count else None
+        # Many tracks end before the file does.
+        self._crops, self._rows, self._ahead = self._crops[:0].copy(), self._rows[:0].copy(), 0
+        return [] if last is None else [last]
+
+    def _add(self, crops: npt.NDArray[np.uint8]) -> None:
+        """Add rows of what follows the last crops."""
+        stack = 2 * self._stack
+        seen = np.concatenate([self._crops, crops]) if len(self._crops) else crops
+        self._crops = seen[-max(1, stack) :].copy()
+        new: npt.NDArray[Any] = crops
+        if self._model.parted:
+            if len(seen) <= stack:
+                return
+            new = self._model.see(seen)
+        self._rows = np.concatenate([self._rows, new]) if len(self._rows) else new
 
     def _encode(self, count: int, after: int) -> FloatArray:
-        tokens = self._model.encode_video(self._crops[: self._ahead + count + after])
+        rows = self._rows[: self._ahead + count + after]
+        tokens = (self._model.surround if self._model.parted else self._model.encode_video)(rows)
         skip = self._ahead - self._reach
         return tokens[skip : skip + count]
 

@@ -127,7 +127,7 @@ class TestVideoTokens:
         done = 0
         for i in range(20):
             done += sum(map(len, stream.push(chunk(random_crops(100, i)))))
-            assert len(stream._crops) <= 256 + 100 + 2 * (2 + CONTEXT_REACH)
+            assert len(stream._rows) <= 256 + 100 + 2 * (2 + CONTEXT_REACH)
         assert done >= 2000 - 256 - 5
 
     def test_tracks_that_ended_keep_their_tokens_only(self, tiny: SyncModel) -> None:

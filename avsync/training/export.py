@@ -211,7 +211,7 @@ def export_model(
 
 
 def _remove_8_bit(folder: Path) -> None:
-    stale = [f for f in (folder / f"{kind}_int8.onnx" for kind in ("video", "audio")) if f.exists()]
+    stale = list(folder.glob("*_int8.onnx"))
     for file in stale:
         file.unlink()
     if stale:

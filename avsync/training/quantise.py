@@ -4,8 +4,8 @@
 
 Weights become 8-bit by channel, activations 8-bit by the range they take on mouths and sounds of
 training clips (ONNX Runtime's static quantisation, QDQ, convolutions only). The full graphs stay
-beside them for CUDA. The new graphs are named in ``model.json``; an export removes them, so run it
-after each.
+beside them for CUDA. That of the picture becomes two (:mod:`avsync.training.part`). The new graphs
+are named in ``model.json``; an export removes them, so run it after each.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from avsync.errors import AVSyncError
 from avsync.runtime import DESCRIPTION, GraphFile, ModelCard
 from avsync.training.data import ClipFeatures, list_clips, load_features
 from avsync.training.halve import LEAST_VALUES, eighth, halve
+from avsync.training.part import part
 
 __all__ = ["quantise"]
 
@@ -160,7 +161,7 @@ def _tokens(file: Path, inputs: Sequence[Inputs]) -> Any:
 
 
 def quantise(folder: Path, clips: Sequence[ClipFeatures]) -> dict[str, float]:
-    """Write ``video_int8.onnx`` and ``audio_int8.onnx`` into a model folder and name them there.
+    """Write the 8-bit graphs into a model folder and name them there.
 
     Args:
         clips: at least ``CHECKS`` + 1; the last ``CHECKS`` are for the check only.
@@ -200,16 +201,22 @@ def quantise(folder: Path, clips: Sequence[ClipFeatures]) -> dict[str, float]:
             )
             _quantised_early(out)
             _rounded(out)
-            halve(out)
             rest = [x[kind] for x in inputs[-CHECKS:]]
             likeness[kind] = float((_tokens(full, rest) * _tokens(out, rest)).sum(1).mean())
             if likeness[kind] < LIKENESS:
                 raise AVSyncError(f"{out.name}: cosine {likeness[kind]:.4f} (< {LIKENESS})")
-            digest = hashlib.sha256(out.read_bytes()).hexdigest()
-            graphs[f"{kind}_int8"] = GraphFile(file=out.name, sha256=digest)
+            files = {f"{kind}_int8": out}
+            context = Path(scratch) / "video_context_int8.onnx"
+            if kind == "video" and part(out, out, context, local_dim=card.local_dim):
+                files[context.stem] = context
+            for name, file in files.items():
+                halve(file)
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                graphs[name] = GraphFile(file=file.name, sha256=digest)
         for graph in graphs.values():
             shutil.move(Path(scratch) / graph.file, folder / graph.file)
-    named = card.model_copy(update=graphs).model_dump_json(indent=1, exclude_none=True)
+    none = {"video_context_int8": None}
+    named = card.model_copy(update=none | graphs).model_dump_json(indent=1, exclude_none=True)
     (folder / DESCRIPTION).write_text(named + "\n")
     return likeness
 

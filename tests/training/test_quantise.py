@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("sympy")
 
 from tiny_model import DIM, TINY, copy_tiny
-from token_streams import random_crops, random_mel
+from token_streams import random_crops, random_mel, stream_video
 
 from avsync.errors import AVSyncError
 from avsync.runtime import SyncModel
@@ -152,6 +152,26 @@ def test_pictures_become_8_bit_before_they_are_stacked_and_tokens_stay_the_same(
 
     assert stacked_before(late)
     assert not stacked_before(early)
+
+
+def test_the_pictures_graph_in_two_gives_the_same_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantise(exported(tmp_path / "two"), clips(CHECKS + 3))
+    monkeypatch.setattr(module, "part", lambda *_, **__: False)
+    quantise(exported(tmp_path / "one"), clips(CHECKS + 3))
+    two, one = (SyncModel(tmp_path / n, provider="cpu", threads=1) for n in ("two", "one"))
+    assert two.parted
+    assert not one.parted
+    assert not SyncModel(tmp_path / "two", threads=1, provider="cpu", eight_bit=False).parted
+    for count in (5, 20, 21, 44):
+        crops = random_crops(count, count)[:, 8:72, 8:104]
+        np.testing.assert_allclose(two.encode_video(crops), one.encode_video(crops), atol=1e-6)
+    for count, sizes, block in ((1, [], 256), (3, [1, 1], 1), (90, [7, 30, 1], 16), (90, [], 256)):
+        crops = random_crops(count, 7)
+        got, want = (stream_video(model, crops, sizes, block) for model in (two, one))
+        assert got.shape == (count, 16)
+        np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_of_speech_the_weights_alone_are_multiplied_in_8_bit(tmp_path: Path) -> None:
