@@ -32,7 +32,12 @@ STAGES = {
     "sound": ("avsync.sound:SoundLine.push", "avsync.sound:SoundLine.close"),
     "mel": ("avsync.mel:MelStream.push", "avsync.mel:MelStream.close"),
     "speech detection": ("avsync.speech:SpeechGate.push",),
-    "encode": ("avsync.runtime:SyncModel.encode_video", "avsync.runtime:SyncModel.encode_audio"),
+    "encode": (
+        "avsync.runtime:SyncModel.encode_video",
+        "avsync.runtime:SyncModel.see",
+        "avsync.runtime:SyncModel.surround",
+        "avsync.runtime:SyncModel.encode_audio",
+    ),
     "score": (
         "avsync.verdict:gather",
         "avsync.verdict:judge_evidence",
