@@ -90,7 +90,7 @@ class AudioTokenStream:
     ``i`` is centred on ``(first + i) / (25 phases)`` s. ``block``: as for the picture.
     """
 
-    BLOCK = 256
+    BLOCK = 512
 
     def __init__(self, model: SyncModel, first_column: int, block: int = BLOCK) -> None:
         self._block = block

@@ -193,6 +193,11 @@ def _clip(inputs: Inputs, given: Attributes) -> Tensor:
 _Operator = Callable[[Inputs, Attributes], Tensor]
 
 
+def _div(inputs: Inputs, given: Attributes) -> Tensor:
+    whole = not inputs[0].is_floating_point()
+    return torch.div(inputs[0], inputs[1], rounding_mode="trunc" if whole else None)
+
+
 def _plain(function: Callable[..., Any]) -> _Operator:
     return lambda inputs, given: function(*inputs)
 
@@ -205,7 +210,7 @@ _OPERATORS: dict[str, _Operator] = {
     "Clip": _clip,
     "Concat": lambda x, a: torch.cat(list(x), a["axis"]),
     "Conv": _conv,
-    "Div": _plain(torch.div),
+    "Div": _div,
     "Erf": _plain(torch.erf),
     "Exp": _plain(torch.exp),
     "Expand": lambda x, a: x[0] * x[0].new_ones(x[1].tolist()),

@@ -37,8 +37,18 @@ PREFIX = "inner.encoder."
 REACH = 16
 
 
+def _windows(x: Tensor, *shape: int) -> Tensor:
+    """(B, n + 2 REACH, …), n of which in chunks of 2 REACH with REACH to either side.
+
+    They are (B n / 2 REACH, 4 REACH, *shape).
+    """
+    chunk = 2 * REACH
+    halves = (part.reshape(-1, chunk, *shape) for part in (x[:, :-chunk], x[:, chunk:]))
+    return torch.cat(list(halves), 1)
+
+
 class _Attention(nn.Module):
-    """Attention within a band, over (B, T, WIDTH)."""
+    """Attention within a band, over (B, n, WIDTH); what lies further off is not computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,17 +58,22 @@ class _Attention(nn.Module):
         self.out = nn.Linear(WIDTH, WIDTH)
         self.distance = nn.Parameter(torch.zeros(2 * REACH + 1, HEADS))
 
-    def forward(self, x: Tensor, away: Tensor) -> Tensor:
-        """``away`` (T, T): how many frames a key is later than the query, plus REACH + 1."""
-        b, t, _ = x.shape
-        q, k, v = (
-            part(x).view(b, t, HEADS, WIDTH // HEADS).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
-        )
-        beyond = self.distance.new_full((1, HEADS), -1e4)
-        bias = torch.cat([beyond, self.distance, beyond])[away].permute(2, 0, 1)
-        weight = (q @ k.transpose(2, 3) * (WIDTH // HEADS) ** -0.5 + bias).softmax(-1)
-        y: Tensor = self.out((weight @ v).transpose(1, 2).reshape(b, t, WIDTH))
+    def forward(self, x: Tensor, away: Tensor, beyond: Tensor) -> Tensor:
+        """The attention of each frame; n is a multiple of 2 REACH.
+
+        Args:
+            away: (2 REACH, 4 REACH), how many frames a key is later than the query, plus
+                REACH + 1. beyond: (B n / 2 REACH, 1, 1, 4 REACH), -1e4 where there is no key.
+        """
+        heads = (HEADS, WIDTH // HEADS)
+        q = self.query(x).reshape(-1, 2 * REACH, *heads).transpose(1, 2)
+        keys = self.key(x), self.value(x)
+        ring = (torch.cat([y[:, -REACH:], y, y[:, :REACH]], 1) for y in keys)  # ends are no keys
+        k, v = (_windows(y, *heads).transpose(1, 2) for y in ring)
+        far = self.distance.new_full((1, HEADS), -1e4)
+        bias = torch.cat([far, self.distance, far])[away].permute(2, 0, 1)
+        weight = (q @ k.transpose(2, 3) * (WIDTH // HEADS) ** -0.5 + bias + beyond).softmax(-1)
+        y: Tensor = self.out((weight @ v).transpose(1, 2).reshape(x.shape[0], -1, WIDTH))
         return y
 
 
@@ -71,8 +86,8 @@ class _Layer(nn.Module):
         self.inner = nn.Linear(WIDTH, 4 * WIDTH)
         self.outer = nn.Linear(4 * WIDTH, WIDTH)
 
-    def forward(self, x: Tensor, away: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), away)
+    def forward(self, x: Tensor, away: Tensor, beyond: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), away, beyond)
         y: Tensor = x + self.outer(F.gelu(self.inner(self.norm(x))))
         return y
 
@@ -97,11 +112,20 @@ class SpeechFeatures(nn.Module):
         """Features of mels, see the class."""
         x = F.gelu(self.first(self.mel(mel).transpose(1, 2)))
         x = F.gelu(self.second(x)).transpose(1, 2) + self.position
-        place = torch.arange(x.shape[1], device=x.device)
-        away = (place[None, :] - place[:, None]).clamp(-REACH - 1, REACH + 1) + REACH + 1
+        t, chunk = x.shape[1], 2 * REACH
+        full = torch.cat([x, *[x[:, :1]] * (chunk - 1)], 1)  # what fills it up is no matter
+        x = full[:, : (t + chunk - 1) // chunk * chunk]
+        query, key = (torch.arange(n, device=x.device) for n in (chunk, 2 * chunk))
+        later = key[None, :] - REACH - query[:, None]
+        away = later.clamp(-REACH - 1, REACH + 1) + REACH + 1
+        # Frames that came to fill the last chunk are no keys, nor is what lies beyond an end.
+        there = (t - torch.arange(x.shape[1], device=x.device)).clamp(0, 1)
+        none = query[:REACH] * 0
+        there = torch.cat([none, there, none]) + x[:, :1, 0] * 0
+        beyond = (_windows(there)[:, None, None] - 1) * 1e4
         for layer in self.layers:
-            x = layer(x, away)
-        return x
+            x = layer(x, away, beyond)
+        return x[:, :t]
 
 
 def _opened(file: Path) -> Any:
