@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ class VideoTokenStream:
         self._model = model
         self._stack = model.card.stack_reach
         # Rows are features of crops or the crops themselves, of which the ends have no tokens.
-        self._reach = 0 if model.parted else self._stack
-        self._halo = self._reach + model.card.context_reach
-        self._crops: npt.NDArray[np.uint8] = np.empty((0, 0, 0), np.uint8)
+        self._tokens: Callable[[Any], FloatArray] = model.encode_video
+        self._reach, self._halo = self._stack, model.card.video_halo
+        if model.parted:
+            self._tokens, self._reach, self._halo = model.surround, 0, model.card.context_reach
+        self._crops: npt.NDArray[np.uint8] = np.empty((0, 0, 0), np.uint8)  # the last ones
         self._rows: npt.NDArray[Any] = np.empty((0, 0))
         self._ahead = 0  # rows that are context of the next token only
 
@@ -59,10 +62,10 @@ class VideoTokenStream:
             return []
         self._add(np.repeat(self._crops[-1:], self._stack, axis=0))
         count = len(self._rows) - self._ahead - self._reach
-        last = self._encode(count, self._reach) if count else None
+        out = [self._encode(count, self._reach)] if count else []
         # Many tracks end before the file does.
         self._crops, self._rows, self._ahead = self._crops[:0].copy(), self._rows[:0].copy(), 0
-        return [] if last is None else [last]
+        return out
 
     def _add(self, crops: npt.NDArray[np.uint8]) -> None:
         """Add rows of what follows the last crops."""
@@ -77,8 +80,7 @@ class VideoTokenStream:
         self._rows = np.concatenate([self._rows, new]) if len(self._rows) else new
 
     def _encode(self, count: int, after: int) -> FloatArray:
-        rows = self._rows[: self._ahead + count + after]
-        tokens = (self._model.surround if self._model.parted else self._model.encode_video)(rows)
+        tokens = self._tokens(self._rows[: self._ahead + count + after])
         skip = self._ahead - self._reach
         return tokens[skip : skip + count]
 

@@ -211,7 +211,8 @@ def export_model(
 
 
 def _remove_8_bit(folder: Path) -> None:
-    stale = list(folder.glob("*_int8.onnx"))
+    files = (folder / f"{kind}_int8.onnx" for kind in ("video", "video_context", "audio"))
+    stale = [f for f in files if f.exists()]
     for file in stale:
         file.unlink()
     if stale:

@@ -190,12 +190,12 @@ def _clip(inputs: Inputs, given: Attributes) -> Tensor:
     return torch.clamp(inputs[0], low, high)
 
 
-_Operator = Callable[[Inputs, Attributes], Tensor]
-
-
 def _div(inputs: Inputs, given: Attributes) -> Tensor:
     whole = not inputs[0].is_floating_point()
     return torch.div(inputs[0], inputs[1], rounding_mode="trunc" if whole else None)
+
+
+_Operator = Callable[[Inputs, Attributes], Tensor]
 
 
 def _plain(function: Callable[..., Any]) -> _Operator:

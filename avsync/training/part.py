@@ -51,21 +51,24 @@ def part(whole: Path, pictures: Path, context: Path, *, local_dim: int) -> bool:
     def node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> Any:
         return helper.make_node(kind, list(inputs), [output], **attributes)
 
-    def save(
-        file: Path, inputs: str, outputs: list[str], before: list[Any], after: list[Any]
-    ) -> Any:
-        cut = onnx.utils.Extractor(model).extract_model([inputs], outputs)
+    constants = {"zero": 0, "one": 1, "split": local_dim, "end": 1 << 30}
+
+    def save(file: Path, source: str, ends: list[str], before: list[Any], after: list[Any]) -> None:
+        """What lies between values of the graph, with nodes put before it and after it."""
+        cut = onnx.utils.Extractor(model).extract_model([source], ends)
         nodes = [*before, *cut.graph.node, *after]
-        for field, values in (
+        new = [
             (cut.graph.node, nodes),
             (cut.graph.output, [value(after[-1].output[0], "frames", None)]),
-            (cut.graph.input, [value("features", "frames", local_dim + width)] if before else None),
-        ):
-            if values is not None:
-                del field[:]
-                field.extend(values)
-        for name, number in (("zero", 0), ("one", 1), ("split", local_dim), ("end", 1 << 30)):
-            if any(f"part_{name}" in n.input for n in nodes):
+        ]
+        if before:
+            new.append((cut.graph.input, [value("features", "frames", local_dim + width)]))
+        for field, values in new:
+            del field[:]
+            field.extend(values)
+        used = {name for n in nodes for name in n.input}
+        for name, number in constants.items():
+            if f"part_{name}" in used:
                 constant = numpy_helper.from_array(np.array([number], np.int64), f"part_{name}")
                 cut.graph.initializer.append(constant)
         onnx.checker.check_model(cut)

@@ -152,11 +152,15 @@ def _rounded(file: Path) -> None:
     onnx.save(model, str(file))
 
 
-def _tokens(file: Path, inputs: Sequence[Inputs]) -> Any:
+def _tokens(files: Sequence[Path], inputs: Sequence[Inputs]) -> Any:
+    """Unit tokens of all inputs, by graphs each of which takes what the one before it gives."""
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    tokens = np.concatenate([session.run(None, dict(x))[0] for x in inputs])
+    for file in files:
+        session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        name = session.get_outputs()[0].name
+        inputs = [{name: session.run(None, dict(x))[0]} for x in inputs]
+    tokens = np.concatenate([x[name] for x in inputs])
     return tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
 
 
@@ -201,18 +205,18 @@ def quantise(folder: Path, clips: Sequence[ClipFeatures]) -> dict[str, float]:
             )
             _quantised_early(out)
             _rounded(out)
-            rest = [x[kind] for x in inputs[-CHECKS:]]
-            likeness[kind] = float((_tokens(full, rest) * _tokens(out, rest)).sum(1).mean())
-            if likeness[kind] < LIKENESS:
-                raise AVSyncError(f"{out.name}: cosine {likeness[kind]:.4f} (< {LIKENESS})")
-            files = {f"{kind}_int8": out}
+            files = [out]
             context = Path(scratch) / "video_context_int8.onnx"
             if kind == "video" and part(out, out, context, local_dim=card.local_dim):
-                files[context.stem] = context
-            for name, file in files.items():
+                files.append(context)
+            for file in files:
                 halve(file)
                 digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                graphs[name] = GraphFile(file=file.name, sha256=digest)
+                graphs[file.stem] = GraphFile(file=file.name, sha256=digest)
+            rest = [x[kind] for x in inputs[-CHECKS:]]
+            likeness[kind] = float((_tokens([full], rest) * _tokens(files, rest)).sum(1).mean())
+            if likeness[kind] < LIKENESS:
+                raise AVSyncError(f"{out.name}: cosine {likeness[kind]:.4f} (< {LIKENESS})")
         for graph in graphs.values():
             shutil.move(Path(scratch) / graph.file, folder / graph.file)
     none = {"video_context_int8": None}

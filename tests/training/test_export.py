@@ -150,14 +150,14 @@ def test_nothing_is_touched_when_torch_and_onnx_differ(
 def test_stale_8_bit_graphs_are_removed_not_left(encoder: SyncEncoder, tmp_path: Path) -> None:
     """Not in ``model.json``, not beside it, and the command for new ones is said."""
     export_model(encoder, tmp_path, name="x", calibration=CALIBRATION)
-    for kind in ("video", "audio"):
+    for kind in ("video", "video_context", "audio", "mine"):
         (tmp_path / f"{kind}_int8.onnx").write_text("of other weights")
     with pytest.warns(RuntimeWarning, match=r"avsync\.training\.quantise CORPUS --cache") as said:
         export_model(encoder, tmp_path, name="x", calibration=CALIBRATION)
     assert len([w for w in said if w.category is RuntimeWarning]) == 1
     assert str(tmp_path) in str(said[-1].message)
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["audio.onnx", "model.json", "video.onnx"]
+    assert names == ["audio.onnx", "mine_int8.onnx", "model.json", "video.onnx"]
     assert "int8" not in (tmp_path / "model.json").read_text()
     SyncModel(tmp_path, provider="cpu", threads=1)
 
