@@ -186,7 +186,7 @@ def plan_batch(inputs: Inputs, options: BatchOptions) -> BatchPlan:
     targets: list[str] | list[None] = [None] * len(inputs.paths)
     staging: str | None = None
     if options.fix_dir is not None:
-        from avsync.remux import MUXERS
+        from avsync.containers import MUXERS
 
         home = os.path.abspath(options.fix_dir)  # noqa: PTH100
         targets = place_copies(inputs, home, MUXERS)

@@ -107,11 +107,12 @@ def check_copy(copied: Copied, temporary: Path, target: Path) -> None:
     for index, sent in copied.sent.items():
         intact = sent.same(found[index]) or sent.same(stored[index])
         if copied.same_family and not intact:
-            if copied.muxer != "mpegts":
+            if copied.muxer not in ("mpegts", "vob"):
                 raise FixFailedError(
                     f"{target}: stream {index} changed in writing; it was not kept"
                 )
-            # The writer adds delimiters that a careless one left out.
+            # MPEG-TS: the writer adds delimiters that a careless one left out; MPEG-PS does not
+            # say where packets begin.
             copied.warnings.append(f"the packets of stream {index} were cut anew")
     moves = {m.index: m for m in copied.moved}
     still = [i for i, d in copied.sent.items() if d.kind == "video" and not d.cover]
@@ -141,10 +142,13 @@ def _found(
         raise FixFailedError(f"{target}: cannot be read back; it was not kept") from err
     order = [d for d in digests if not d.cover]
     covers = [d for d in digests if d.cover]
-    if len(order) != len(copied.order) or len(covers) < len(copied.covers):
+    kinds = [copied.sent[i].kind if i in copied.sent else "audio" for i in copied.order]
+    if sorted(kinds) != sorted(d.kind for d in order) or len(covers) < len(copied.covers):
         raise FixFailedError(f"{target}: a stream was lost in writing; it was not kept")
+    # Only among streams of a kind is the order kept everywhere: MPEG-PS has no list of streams.
+    left = {kind: iter([d for d in order if d.kind == kind]) for kind in kinds}
     return {
-        **dict(zip(copied.order, order, strict=True)),
+        **{i: next(left[kind]) for i, kind in zip(copied.order, kinds, strict=True)},
         **dict(zip(copied.covers, covers, strict=False)),
     }
 

@@ -21,6 +21,7 @@ __all__ = [
     "is_attachment",
     "is_chapter_text",
     "is_cover",
+    "is_navigation",
     "is_timecode",
     "packets_of",
     "read_digests",
@@ -136,6 +137,11 @@ def is_timecode(stream: Any) -> bool:
     return bool(stream.type == "data" and not stream.name and "timecode" in stream.metadata)
 
 
+def is_navigation(stream: Any) -> bool:
+    """What leads a DVD player through its disc: places in a file that is another one now."""
+    return bool(stream.type == "data" and stream.name == "dvd_nav_packet")
+
+
 def packets_of(film: Any, source: str | Path) -> Iterator[Any]:
     """The packets of a film, ffmpeg's errors turned into ours."""
     packets = film.demux()
@@ -168,9 +174,12 @@ def read_digests(path: Path, *, whole: bool = False) -> list[Digest]:
     except (av.FFmpegError, ValueError) as err:
         raise MediaReadError(f"{path}: cannot be read ({demux.reason(err)})") from err
     with film:
+        streams = list(film.streams)
+        if film.format.name == "mpeg":  # it lists them as they come
+            streams.sort(key=lambda s: s.id)
         found = {
             s.index: digest_of(s)
-            for s in film.streams
+            for s in streams
             if not is_attachment(s) and not is_chapter_text(s)
         }
         for packet in packets_of(film, path):

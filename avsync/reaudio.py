@@ -35,7 +35,12 @@ _SUBSTITUTES = {
     "webm": "libopus",
     "mpegts": "aac",
     "avi": "pcm_s16le",
+    "asf": "wmav2",
+    "vob": "mp2",
+    "mxf": "pcm_s24le",
 }
+#: All that MXF holds as ffmpeg writes it.
+_IN_MXF = ("pcm_s16le", "pcm_s24le")
 #: Bit rates (kbit/s) of codecs that know only some.
 _LADDERS = {
     "mp2": (64, 96, 128, 160, 192, 224, 256, 320, 384),
@@ -66,6 +71,8 @@ class Stretch:
 def encoder_for(codec: str, muxer: str) -> str:
     """The encoder for a codec's name, or what takes its place in that container."""
     name = _ENCODERS.get(codec, codec)
+    if muxer == "mxf" and name not in _IN_MXF:
+        return _SUBSTITUTES[muxer]
     try:
         found = av.Codec(name, "w")
     except (av.FFmpegError, ValueError):
@@ -120,6 +127,8 @@ class AudioEncoder:
         self.stream.disposition = source.disposition
         self.origin = round(start_s * self.rate)
         self._splicer = Splicer(pieces, self.rate, self.origin) if pieces else None
+        #: The sound is to last until then at least (s, of the new clock).
+        self.until_s = 0.0
         self.bad_packets = 0
         decoded = source.codec_context.format.name if source.codec_context.format else "fltp"
         self._format = decoded if decoded.endswith("p") else decoded + "p"
@@ -181,7 +190,14 @@ class AudioEncoder:
             if self._splicer is not None:
                 for block in self._splicer.feed(self._silence(0), last=True):
                     self._put(block)
+            yield from self._fill()
             yield from self._encode(True)
+
+    def _fill(self) -> Iterator[Any]:
+        missing = round(self.until_s * self.rate) - self.origin - self._sent - self._held
+        for done in range(0, missing, 1 << 16):
+            self._put(self._silence(min(missing - done, 1 << 16)))
+            yield from self._encode(False)
 
     def _lay(self, frame: Any) -> Iterator[None]:
         """Put a decoded frame where its time stamp says; yields when there is some to encode.

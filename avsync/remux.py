@@ -1,14 +1,8 @@
 """Copy a film packet by packet into a new file, its sound moved in time.
 
 Nothing but the time stamps of the chosen audio streams changes; every other packet keeps its bytes
-and its time. How the move is stored depends on the container:
-
-- MP4, MOV: an edit list. Sound that moves before zero is skipped by the player but stays in the
-  file, packet by packet.
-- Matroska, WebM, MPEG-TS: the packets' own time stamps. Matroska has no negative times (players
-  drop such blocks), so sound that would begin before zero is encoded anew without that part; and
-  of sound that begins later than zero its codec's delay is taken out (:mod:`avsync.matroska`).
-- AVI stores no start times at all: the sound is always encoded anew, padded or trimmed.
+and its time. How the move is stored depends on the container (:mod:`avsync.containers`); of sound
+that begins later than zero in Matroska its codec's delay is taken out (:mod:`avsync.matroska`).
 
 Times are seconds on the container's clock; a positive shift makes the sound later.
 """
@@ -20,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 
 from avsync import demux
+from avsync.containers import ALIGNED, MUXERS, Moved, family, muxer_for, options_for, plan
 from avsync.digests import (
     Digest,
     codec_of,
@@ -33,63 +28,20 @@ from avsync.digests import (
     is_attachment,
     is_chapter_text,
     is_cover,
+    is_navigation,
     is_timecode,
     packets_of,
 )
-from avsync.errors import AVSyncError, InvalidOptionError, MediaReadError
+from avsync.errors import AVSyncError, MediaReadError
 from avsync.matroska import clear_codec_delay, delay_to_take_out
-from avsync.reaudio import AudioEncoder, Stretch, encoder_for
+from avsync.reaudio import AudioEncoder, Stretch
 from avsync.splice import Piece
 
-__all__ = [
-    "MUXERS",
-    "Copied",
-    "MediaWriteError",
-    "Method",
-    "Moved",
-    "muxer_for",
-    "write_moved",
-]
-
-Method = Literal["edit_list", "time_stamps", "encoded_anew"]
-
-#: File name endings that can be written, and ffmpeg's name of the muxer.
-MUXERS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "webm",
-    ".ts": "mpegts",
-    ".m2ts": "mpegts",
-    ".mts": "mpegts",
-    ".avi": "avi",
-}
-_FAMILIES = {"mp4": "mov", "webm": "matroska"}
-#: MPEG-TS keeps its clock; MP4 and Matroska keep negative time stamps, which become edit lists
-#: and codec delays.
-_NEGATIVE = {"avoid_negative_ts": "disabled"}
-_OPTIONS = {"mpegts": {"mpegts_copyts": "1", "max_delay": "700000"}, "avi": {}}
-#: Sound may begin this much (s) before zero: time stamps are rounded to 1 ms.
-_ROUNDING_S = 6e-4
+__all__ = ["Copied", "MediaWriteError", "write_moved"]
 
 
 class MediaWriteError(AVSyncError, OSError):
     """The new file cannot be written: disk full, no permission, or no room in the container."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """One audio stream that was moved; ``index`` is its number in the source."""
-
-    index: int
-    position: int
-    codec: str
-    method: Method
-    shift_s: float
-    encoder: str | None = None
-    start_s: float | None = None
-    """Where the sound begins, when it was encoded anew."""
 
 
 @dataclass(slots=True)
@@ -107,26 +59,6 @@ class Copied:
     order: list[int] = field(default_factory=list)
     covers: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-def muxer_for(path: Path) -> str:
-    """The muxer for a file name.
-
-    Raises:
-        InvalidOptionError: this kind of file cannot be written.
-    """
-    muxer = MUXERS.get(path.suffix.lower())
-    if muxer is None:
-        raise InvalidOptionError(
-            f"{path.name}: cannot write this kind of file; the name must end in one of "
-            f"{', '.join(MUXERS)}"
-        )
-    return muxer
-
-
-def _family(name: str) -> str:
-    first = name.split(",")[0]
-    return _FAMILIES.get(first, first)
 
 
 @dataclass(slots=True)
@@ -190,7 +122,7 @@ class _Writer:
                 shift_s=moved.shift_s,
                 stretch=stretch,
                 pieces=pieces,
-                aligned=self.copied.muxer == "avi",
+                aligned=self.copied.muxer in ALIGNED,
             )
             lane = _Lane(stream, encoder.stream, encoder=encoder)
         else:
@@ -220,7 +152,7 @@ class _Writer:
         muxer = self.copied.muxer
         if self.copied.same_family:
             alike = MUXERS.get(Path(self.source).suffix.lower()) == muxer
-            if stream.codec_context is not None and alike and muxer != "mpegts":
+            if stream.codec_context is not None and alike and muxer not in ("mpegts", "vob"):
                 target.codec_context.codec_tag = stream.codec_context.codec_tag
             if muxer == "mpegts":
                 target.id = stream.id
@@ -244,8 +176,11 @@ class _Writer:
                 self._send(packet, lane)
             else:
                 self._encode(packet, lane.encoder)
+        pictures = [n for n in self.lanes.values() if n.source.type == "video"]
         for lane in self.lanes.values():
             if lane.encoder is not None:
+                if self.copied.muxer == "mxf":  # where sound ends the film ends
+                    lane.encoder.until_s = max((n.end_s for n in pictures), default=0.0)
                 self._encode(None, lane.encoder)
             self._count_hidden(lane)
         self._check_end(partial)
@@ -299,28 +234,6 @@ class _Writer:
         self.out.mux_one(packet)
 
 
-def _plan(film: Any, stream: Any, muxer: str, shift_s: float, anew: bool) -> Moved:
-    """How one audio stream is moved: by its time stamps where the container can, else anew."""
-    position = next(i for i, s in enumerate(film.streams.audio) if s.index == stream.index)
-    codec = codec_of(stream)
-    start = demux.seconds(stream.start_time, stream.time_base) or 0.0
-    early = start + shift_s < min(0.0, start) - _ROUNDING_S
-    if not (anew or muxer == "avi") and not (early and muxer in ("matroska", "webm")):
-        method: Method = "edit_list" if muxer in ("mp4", "mov") else "time_stamps"
-        held = float(round(shift_s / stream.time_base) * stream.time_base)
-        return Moved(stream.index, position, codec, method, held)
-    begin = 0.0
-    if muxer != "avi":
-        starts = [start] + [
-            demux.seconds(s.start_time, s.time_base) or 0.0
-            for s in film.streams.video
-            if not demux.is_attached(s)
-        ]
-        begin = max(0.0, min(starts))
-    encoder = encoder_for(codec, muxer)
-    return Moved(stream.index, position, codec, "encoded_anew", shift_s, encoder, begin)
-
-
 def write_moved(
     source: str | Path,
     target: Path,
@@ -356,11 +269,11 @@ def write_moved(
             chosen = [demux.pick_audio(film, source, audio_stream)]
         else:
             chosen = [demux.readable(s, source) for s in film.streams.audio]
-        copied = Copied(muxer, _family(film.format.name) == _family(muxer))
+        copied = Copied(muxer, family(film.format.name) == family(muxer))
         for stream in chosen:
             anew = reencode or stretch is not None or bool(pieces)
-            copied.moved.append(_plan(film, stream, muxer, shift_s, anew))
-        options = dict(_OPTIONS.get(muxer, _NEGATIVE))
+            copied.moved.append(plan(film, stream, muxer, shift_s, anew))
+        options = options_for(muxer)
         if muxer in ("mp4", "mov"):
             # Edit lists count in the film's unit, a millisecond unless told: take a sample.
             options["movie_timescale"] = str(chosen[0].codec_context.sample_rate or 1000)
@@ -380,6 +293,8 @@ def write_moved(
                 if is_timecode(stream):
                     code = stream.metadata["timecode"]
                     copied.warnings.append(f"the timecode track ({code}) could not be carried over")
+                elif is_navigation(stream):
+                    copied.warnings.append("the disc's navigation was left out")
                 elif not is_chapter_text(stream):
                     writer.add(stream, plans.get(stream.index), stretch, pieces)
             writer.pour(progress, partial)

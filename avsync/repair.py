@@ -29,17 +29,13 @@ from avsync.checks import (
     check_residual,
     has_jumps,
 )
+from avsync.containers import Method, muxer_for
 from avsync.demux import pick_audio
 from avsync.errors import InvalidOptionError
 from avsync.fields import Milliseconds, Seconds
 from avsync.reaudio import Stretch
 from avsync.remote import is_url
-from avsync.remux import (
-    MediaWriteError,
-    Method,
-    muxer_for,
-    write_moved,
-)
+from avsync.remux import MediaWriteError, write_moved
 from avsync.result import (
     Status,
     SyncResult,

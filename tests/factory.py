@@ -263,7 +263,7 @@ def _encode_audio(
 
 def _prepare_audio(context: Any, spec: AudioSpec) -> None:
     context.layout = spec.layout
-    if spec.codec in ("aac", "libmp3lame", "libopus"):
+    if spec.codec in ("aac", "libmp3lame", "libopus", "wmav2"):
         context.bit_rate = 96_000 if spec.layout in ("mono", "stereo") else 256_000
     context.time_base = Fraction(1, spec.sample_rate)
 

@@ -17,7 +17,7 @@ from spoil import truncate
 from typer.testing import CliRunner
 
 import avsync
-from avsync import FixFailedError, FixRefusedError, MediaWriteError, remux, repair
+from avsync import FixFailedError, FixRefusedError, MediaWriteError, containers, remux, repair
 from avsync._paths import bundled_models_dir
 from avsync.cli import app
 from avsync.errors import InvalidOptionError, MediaNotFoundError, MediaReadError
@@ -258,7 +258,7 @@ def test_a_damaged_copy_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return type(copied)(
             **{
                 **{name: getattr(copied, name) for name in copied.__slots__},
-                "moved": [remux.Moved(1, 0, "aac", "edit_list", options["shift_s"])],
+                "moved": [containers.Moved(1, 0, "aac", "edit_list", options["shift_s"])],
             }
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from factory import AudioSpec, write_media
+from factory import AudioSpec, VideoSpec, write_media
 from measure import errors_ms
 from offset_clips import CASES, EVENTS_S, B, clip, digest, hashes
 
@@ -50,6 +50,9 @@ def test_flash_and_click_meet_after_the_repair(name: str, offset_ms: int, tmp_pa
         ".mkv": "encoded_anew" if early else "time_stamps",
         ".webm": "encoded_anew" if early else "time_stamps",
         ".avi": "encoded_anew",
+        ".wmv": "encoded_anew" if early else "time_stamps",
+        ".mpg": "encoded_anew" if early else "time_stamps",
+        ".mxf": "encoded_anew",
     }
     assert move.method == wanted[out.suffix]
     if move.method == "encoded_anew":
@@ -96,6 +99,38 @@ def test_pcm_encoded_anew_keeps_every_sample(tmp_path: Path) -> None:
     old, new = samples(made.path), samples(out)
     assert not new[:4800].any()
     assert np.array_equal(new[4800 : 4800 + len(old)], old)
+
+
+def test_what_mxf_does_not_hold_becomes_pcm(tmp_path: Path) -> None:
+    """The picture begins at zero there, so the sound is laid from where the picture begins."""
+    video = VideoSpec("mpeg2video", b_frames=2)
+    made = write_media(
+        tmp_path / "a.mkv", video=video, audio=AudioSpec("flac"), events_s=EVENTS_S, start_s=0.6
+    )
+    out = tmp_path / "out.mxf"
+    done = avsync.fix(made.path, out, offset_ms=100)
+    assert [(m.method, m.encoder) for m in done.audio] == [("encoded_anew", "pcm_s24le")]
+    assert errors_ms(out) == pytest.approx([100.0] * 4, abs=0.2)
+    assert hashes(out) == hashes(made.path)
+
+
+@pytest.mark.parametrize("ending", ["vob", "mkv"])
+def test_a_disc_loses_its_navigation_and_nothing_else(ending: str, tmp_path: Path) -> None:
+    made, disc = clip(tmp_path, "mp2.mpg", 100), tmp_path / "disc.vob"
+    with av.open(str(made.path)) as film, av.open(str(disc), "w", format="dvd") as written:
+        twins = [written.add_stream_from_template(s, opaque=True) for s in film.streams]
+        for packet in film.demux():
+            if packet.size:
+                packet.stream = twins[packet.stream.index]
+                written.mux_one(packet)
+    with av.open(str(disc)) as film:
+        assert sorted(s.type for s in film.streams) == ["audio", "data", "video"]
+    out = tmp_path / f"out.{ending}"
+    done = avsync.fix(disc, out, offset_ms=100)
+    assert done.warnings == ("the disc's navigation was left out",)
+    assert np.ptp(errors_ms_wide(out)) < 2
+    assert errors_ms_wide(out)[0] - errors_ms_wide(disc)[0] == pytest.approx(100, abs=2)
+    assert hashes(out) == hashes(disc)
 
 
 def write_gaps(source: Path, out: Path, gaps_s: float) -> Path:
@@ -303,8 +338,8 @@ def test_everything_else_stays_as_it_was(ending: str, tmp_path: Path) -> None:
         assert done.warnings == ()
         for kind in ("video", "subtitle"):
             assert hashes(out, kind) == hashes(path, kind)
-        still = [h for h in hashes(path, "audio") if h.startswith("1 ")]
-        assert [h for h in hashes(out, "audio") if h.startswith("1 ")] == still
+        still = [h for h in hashes(path, "audio") if h.startswith("0 ")]
+        assert [h for h in hashes(out, "audio") if h.startswith("0 ")] == still
         assert errors_ms(out, audio_stream=0) == pytest.approx([0.0] * 4, abs=2.0)
         moved = errors_ms(out, audio_stream=1)
         assert moved == pytest.approx([offset_ms] * 4, abs=2.0)

@@ -11,7 +11,7 @@ import pytest
 from factory import AudioSpec, EventMedia, VideoSpec, click_track, event_picture, write_media
 from measure import errors_ms
 from numpy.typing import NDArray
-from offset_clips import CASES, EVENTS_S, UNSHIFTED, digest, hashes
+from offset_clips import CASES, EVENTS_S, OPTIONS, digest, hashes
 from test_fix import FakeDetector
 from typer.testing import CliRunner
 
@@ -62,7 +62,7 @@ def jumping(
         video=spec,
         audio=AudioSpec(audio.codec, trim=audio.trim, signal=sound),
         events_s=EVENTS_S,
-        options=UNSHIFTED if ending == "avi" else None,
+        options=OPTIONS.get(ending),
     )
 
 
