@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from avsync.crops import CROP_HEIGHT, CROP_WIDTH, EYE_DISTANCE_PX, CropChunk, crop_of
 from avsync.errors import InvalidArrayError
-from avsync.grid import GRID_HZ, FrameGrid, GridFrame, ImageArray
+from avsync.grid import GRID_HZ, STALE_S, FrameGrid, GridFrame, ImageArray
 from avsync.sound import SAMPLE_RATE, AudioPiece, SoundLine
 
 __all__ = [
@@ -38,8 +38,6 @@ SAMPLE_RATES = (4_000, 384_000)
 MAX_LEVEL = 8.0
 #: Samples that are taken at once.
 BLOCK = 4 * SAMPLE_RATE
-#: Pictures whose stamp is further than this (s) from the tick are no evidence.
-STALE_S = 0.06
 CHUNK = 250
 MOUTH_WIDTH = 96 / EYE_DISTANCE_PX
 """Width of a mouth crop as the bundled model sees it, in distances of the outer eye corners."""
@@ -293,12 +291,13 @@ def mouth_crops(
             raise InvalidArrayError(f"valid holds {len(valid)} flags for {len(mouths)} crops")
     known: tuple[int, ImageArray, tuple[int, ...]] | None = None
     track = 0
-    ready: list[tuple[int, ImageArray, bool, tuple[int, ...]]] = []
+    ready: list[tuple[int, ImageArray, bool, tuple[int, ...], float]] = []
     for tick, stamp, image, number in _on_grid(images, fps, pts):
         if known is None or known[0] != number:
             grey = _grey(image, number)
             known = number, _house_crop(grey, width_in_eyes), grey.shape
-        seen = abs(stamp - tick / GRID_HZ) <= STALE_S
+        age = tick / GRID_HZ - stamp
+        seen = abs(age) <= STALE_S
         if valid is not None:
             if number >= len(valid):
                 raise InvalidArrayError(f"valid holds {len(valid)} flags; there are more crops")
@@ -307,7 +306,7 @@ def mouth_crops(
         if jumped or len(ready) == CHUNK:
             yield _chunk(ready, track, width_in_eyes, last=jumped)
             track, ready = track + jumped, []
-        ready.append((tick, known[1], seen, known[2]))
+        ready.append((tick, known[1], seen, known[2], age))
     if ready:
         yield _chunk(ready, track, width_in_eyes, last=True)
 
@@ -350,21 +349,22 @@ def _house_crop(grey: ImageArray, width_in_eyes: float) -> ImageArray:
 
 
 def _chunk(
-    ready: list[tuple[int, ImageArray, bool, tuple[int, ...]]],
+    ready: list[tuple[int, ImageArray, bool, tuple[int, ...], float]],
     track: int,
     width: float,
     *,
     last: bool,
 ) -> CropChunk:
     n = len(ready)
-    boxes = np.array([(0, 0, shape[1], shape[0]) for *_, shape in ready], np.float32)
+    boxes = np.array([(0, 0, shape[1], shape[0]) for *_, shape, _ in ready], np.float32)
     return CropChunk(
         track=track,
         first=ready[0][0],
-        crops=np.stack([crop for _, crop, _, _ in ready]),
-        valid=np.array([seen for _, _, seen, _ in ready], bool),
+        crops=np.stack([crop for _, crop, *_ in ready]),
+        valid=np.array([seen for _, _, seen, *_ in ready], bool),
         boxes=boxes,
         opening=np.full(n, np.nan, np.float32),
         eye_px=boxes[:, 2] / np.float32(width),
+        ages=np.array([age for *_, age in ready], np.float32),
         last=last,
     )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.follow import anchors_between
+from avsync.grid import STALE_S
 from avsync.picture import Picture, sampled
 
 __all__ = [
@@ -184,7 +185,8 @@ class CropChunk:
     faces (:mod:`avsync.face_crops`); ``valid`` (n,) bool: the face was seen and
     the picture is not older than the grid allows; ``boxes`` (n, 4) float32 x0 y0 x1 y1 in picture
     pixels; ``opening`` (n,) float32 lip gap in eye distances; ``eye_px`` (n,) eye distance in
-    picture pixels. Tick ``first + i`` is at ``(first + i) / 25`` seconds.
+    picture pixels; ``ages`` (n,) float32: how much older (s) than its tick each picture is by its
+    own stamp, negative = younger. Tick ``first + i`` is at ``(first + i) / 25`` seconds.
     """
 
     track: int
@@ -194,6 +196,7 @@ class CropChunk:
     boxes: npt.NDArray[np.float32]
     opening: npt.NDArray[np.float32]
     eye_px: npt.NDArray[np.float32]
+    ages: npt.NDArray[np.float32]
     last: bool = False
 
     def __len__(self) -> int:
@@ -205,8 +208,12 @@ class _Tick:
     patch: FacePatch
     box: FloatArray
     pose: Pose | None
-    fresh: bool
+    age: float
     anchor: FloatArray | None = None
+
+    @property
+    def fresh(self) -> bool:
+        return abs(self.age) <= STALE_S
 
 
 @dataclass(slots=True)
@@ -224,7 +231,9 @@ class CropMaker:
     _ticks: deque[_Tick] = field(default_factory=deque)
     _first: int | None = None
     _done: int = 0
-    _out: list[tuple[CropArray, bool, FloatArray, float, float]] = field(default_factory=list)
+    _out: list[tuple[CropArray, bool, FloatArray, float, float, float]] = field(
+        default_factory=list
+    )
     _out_first: int = 0
 
     def keep(self, picture: Picture, box: FloatArray) -> FacePatch:
@@ -234,12 +243,12 @@ class CropMaker:
         return FacePatch.cut(picture, centre, KEPT * longer, luma=True)
 
     def push(
-        self, tick: int, patch: FacePatch, box: FloatArray, pose: Pose | None, *, fresh: bool
+        self, tick: int, patch: FacePatch, box: FloatArray, pose: Pose | None, age: float = 0.0
     ) -> CropChunk | None:
-        """Add the next tick. ``fresh``: the picture's own stamp is near the tick's time."""
+        """Add the next tick. ``age``: how much older (s) than the tick the picture is."""
         if self._first is None:
             self._first = self._out_first = tick
-        self._ticks.append(_Tick(patch, box, pose, fresh))
+        self._ticks.append(_Tick(patch, box, pose, age))
         if pose is not None:
             self._follow(pose)
         ready = len(self._ticks) - PLACE_HALF - 1
@@ -258,7 +267,7 @@ class CropMaker:
         return self._take(last=True) if self._out else None
 
     def _take(self, last: bool = False) -> CropChunk:
-        crops, valid, boxes, opening, eye = zip(*self._out, strict=True)
+        crops, valid, boxes, opening, eye, ages = zip(*self._out, strict=True)
         chunk = CropChunk(
             track=self.track,
             first=self._out_first,
@@ -267,6 +276,7 @@ class CropMaker:
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
             opening=np.array(opening, np.float32),
             eye_px=np.array(eye, np.float32),
+            ages=np.array(ages, np.float32),
             last=last,
         )
         self._out_first += len(self._out)
@@ -312,10 +322,10 @@ class CropMaker:
             item = self._ticks[i]
             crop = self.draw(item.patch, pose)
             if filled is None or pose is None:
-                self._out.append((crop, False, item.box, 0.0, 0.0))
+                self._out.append((crop, False, item.box, 0.0, 0.0, item.age))
                 continue
             valid = bool(item.fresh and filled[1][i] <= self.max_hole)
-            self._out.append((crop, valid, item.box, pose.opening, pose.scale))
+            self._out.append((crop, valid, item.box, pose.opening, pose.scale, item.age))
         self._done = stop
 
     def draw(self, patch: FacePatch, pose: Pose | None) -> CropArray:

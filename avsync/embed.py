@@ -27,13 +27,15 @@ class Embedding:
     ``tokens`` (T, d) float32 of length 1; token ``i`` is at ``start_s + i / 25`` s, and
     ``start_s`` is a whole number of ticks of 1/25 s, so that those of picture and sound fall
     together. ``valid`` (T,) bool: the mouth was seen, or speech was heard. ``track`` is the
-    face's number, as in results; None for sound.
+    face's number, as in results; None for sound. ``ages`` (T,) of a face: by how many
+    seconds the pictures are older than their ticks, by their own stamps; None for sound.
     """
 
     tokens: FloatArray
     valid: npt.NDArray[np.bool_]
     first_tick: int
     track: int | None = None
+    ages: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.valid.shape != self.tokens.shape[:1]:
@@ -49,9 +51,9 @@ class Embedding:
 
     @property
     def pts_seconds(self) -> npt.NDArray[np.float64]:
-        """(T,) time of each token, s."""
-        times: npt.NDArray[np.float64] = (self.first_tick + np.arange(len(self))) / GRID_HZ
-        return times
+        """(T,) time of each token, s: the picture's own stamp, or the middle of the sound."""
+        ticks: npt.NDArray[np.float64] = (self.first_tick + np.arange(len(self))) / GRID_HZ
+        return ticks if self.ages is None else ticks - self.ages
 
     def __repr__(self) -> str:
         whose = "sound" if self.track is None else f"face {self.track}"
@@ -99,7 +101,7 @@ def need_tokens(engine: Engine, what: str) -> TokenEngine:
 
 def of_track(track: TrackTokens) -> Embedding:
     """A face's tokens as users see them."""
-    return Embedding(track.tokens, track.valid, track.first, track.id)
+    return Embedding(track.tokens, track.valid, track.first, track.id, track.ages)
 
 
 def of_sound(sound: AudioTokens) -> Embedding:

@@ -124,16 +124,19 @@ class _TokenEye:
         self._first = first
         self._tokens: list[FloatArray] = []
         self._valid: list[npt.NDArray[np.bool_]] = []
+        self._ages: list[FloatArray] = []
 
     def push(self, chunk: CropChunk) -> None:
         self._tokens += self._stream.push(chunk)
         if chunk.last:
             self._tokens += self._stream.close()
         self._valid.append(chunk.valid)
+        self._ages.append(chunk.ages)
 
     def close(self, number: int) -> TrackTokens:
         seen = stack_seen(np.concatenate(self._valid), self._reach)
-        return TrackTokens(number, self._first, _joined(self._tokens), seen)
+        ages = np.concatenate(self._ages)
+        return TrackTokens(number, self._first, _joined(self._tokens), seen, ages)
 
 
 class TokenEngine:

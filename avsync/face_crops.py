@@ -82,7 +82,7 @@ class FaceCropMaker(CropMaker):
                 rows, away = filled
                 valid = bool(item.fresh and away[i] <= self.max_hole)
                 opening, eye = float(rows[i, 6]), float(rows[i, 0])
-            self._out.append((crop, valid, item.box, opening, eye))
+            self._out.append((crop, valid, item.box, opening, eye, item.age))
         self._done = stop
 
     def _places(self) -> FloatArray:

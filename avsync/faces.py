@@ -65,8 +65,6 @@ WINDOW = 2.0
 #: Points are taken this far right and below (share of the window), as in the crops that the bundled
 #: model was trained on: half a pixel there.
 ASIDE = np.array([1 / 512, 1 / 512, 0])
-#: Pictures whose stamp is further than this (s) from the tick are no evidence.
-STALE_S = 0.06
 #: A box this many times as wide as another shows something else (walls are taken for faces).
 FAR_LARGER = 3.0
 #: Mean difference (of 255) of a small picture's luma to the last tick's, above which it is a cut.
@@ -284,13 +282,12 @@ class FaceTracker:
         if cut or self._since_detect >= (DETECT_EVERY if known else SEEK_EVERY):
             self._since_detect = 0
             self._detect(picture, cut)
-        fresh = abs(frame.pts_seconds - frame.time_s) <= STALE_S
         for track in self._tracks:
             pose = track.follow(picture)
             if track.by_tiles and track.meshed:  # a face indeed
                 track.by_tiles, self._tiles_in_vain = False, 0
             kept = track.maker.keep(picture, track.box)
-            chunk = track.maker.push(frame.tick, kept, track.box, pose, fresh=fresh)
+            chunk = track.maker.push(frame.tick, kept, track.box, pose, frame.age)
             if chunk is not None:
                 yield chunk
         dead = [t for t in self._tracks if t.lost > LOST_AFTER or (t.lost > 2 and t.meshed == 0)]

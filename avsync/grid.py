@@ -9,11 +9,13 @@ from typing import Generic, TypeVar
 
 from avsync.picture import ImageArray, Picture
 
-__all__ = ["GRID_HZ", "FrameGrid", "GridFrame", "ImageArray"]
+__all__ = ["GRID_HZ", "STALE_S", "FrameGrid", "GridFrame", "ImageArray"]
 
 GRID_HZ = 25.0
 #: A picture holds for this long (s) at most; then there is none until the next one.
 MAX_HOLD_S = 2.0
+#: Pictures whose stamp is further than this (s) from the tick are no evidence.
+STALE_S = 0.06
 
 _Item = TypeVar("_Item")
 
@@ -26,6 +28,11 @@ class GridFrame:
     time_s: float
     pts_seconds: float
     content: Picture | ImageArray
+
+    @property
+    def age(self) -> float:
+        """How much older (s) than the tick the picture is by its own stamp."""
+        return self.time_s - self.pts_seconds
 
     @property
     def picture(self) -> Picture:

@@ -18,6 +18,7 @@ Other than there: faces are followed by avsync's tracker and not by S3FD
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -228,9 +229,7 @@ def track_distances(
     inside = (track.starts >= low) & (track.starts < high)
     if not inside.any():
         return np.empty((0, 2 * REACH + 1), np.float32)
-    part = PublishedTrack(
-        track.id, track.first, track.frames, track.starts[inside], track.tokens[inside]
-    )
+    part = replace(track, starts=track.starts[inside], tokens=track.tokens[inside])
     (scores,) = PublishedEngine(model).rows([part], own, reach=REACH)
     tokens = part.tokens.numpy()
     alone = model.fuse(tokens, np.zeros_like(tokens))

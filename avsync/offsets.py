@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,18 +43,25 @@ MIN_SPEECH = 0.2
 RIVAL_SHARPNESS = 20.0
 #: Share of uniform mixed into each window's distribution.
 DOUBT = 0.1
+#: Moves of less than so many steps (of 20 ms) are none.
+ALIKE_STEPS = 0.01
 #: Windows whose distributions are computed at once.
 BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TrackTokens:
-    """Tokens (T, d) of one face from tick ``first`` on; ``valid`` (T,) says which were seen."""
+    """Tokens (T, d) of one face from tick ``first`` on; ``valid`` (T,) says which were seen.
+
+    ``ages`` (T,): how much older (s) than its tick each picture is; None: not at all. Where the
+    first frame of 25 a second lies between two ticks, so do all: by up to 20 ms either way.
+    """
 
     id: int
     first: int
     tokens: FloatArray
     valid: BoolArray
+    ages: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,7 @@ def window_scores(
 ) -> tuple[FloatArray, int] | None:
     """Mean cosine (S,) of a track's window from tick ``start`` at every shift, visible ticks.
 
+    Shifts are against the pictures' own time stamps (:attr:`TrackTokens.ages`), not their ticks.
     ``rivals``: subtracted is how well each sound fits the mouth up to so many ticks before and
     after the window as well (a soft maximum): a window alone is told more surely by it (95.6 in
     place of 92.4 % of the windows of 46 unseen clips lie within a frame), a whole clip is not.
@@ -186,9 +195,27 @@ def window_scores(
     total = np.take_along_axis(cosines, columns, 1).sum(0)
     paired = there[columns].sum(0)
     mean = np.where(paired >= MIN_PAIRED * len(rows), total / np.maximum(paired, 1), np.nan)
+    if track.ages is not None:
+        age = float(track.ages[rows - track.first].mean())
+        mean = _later(mean, age * 1000 / TICK_MS * p)
     if not np.isfinite(mean).any():
         return None
     return mean.astype(np.float32), len(rows)
+
+
+def _later(scores: npt.NDArray[np.floating[Any]], steps: float) -> npt.NDArray[np.floating[Any]]:
+    """Scores (S,) moved ``steps`` shifts up, by cubics between (lines beside NaN), NaN beyond."""
+    whole = int(np.floor(ALIKE_STEPS - steps))
+    part = -steps - whole
+    room = abs(whole) + 2
+    padded = np.pad(scores, room, constant_values=np.nan)
+    a, b, c, d = (padded[room + whole + i :][: len(scores)] for i in (-1, 0, 1, 2))
+    if part <= ALIKE_STEPS:
+        return b
+    line = b + part * (c - b)
+    bend = part * (2 * a - 5 * b + 4 * c - d + part * (3 * (b - c) + d - a))
+    cubic = b + 0.5 * part * (c - a + bend)
+    return np.where(np.isfinite(cubic), cubic, line)
 
 
 def _speech_share(audio: AudioTokens, window: int, reach: int) -> float:

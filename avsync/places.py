@@ -46,7 +46,7 @@ def mouth_places(meshes: npt.NDArray[np.floating[Any]]) -> FloatArray:
     patch = FacePatch(np.zeros((1, 1, 3), np.uint8), np.zeros(2), 1.0)
     for tick, mesh in enumerate(points):
         pose = Pose.from_mesh(mesh) if np.isfinite(mesh).all() else None
-        maker.push(tick, patch, np.zeros(4), pose, fresh=True)
+        maker.push(tick, patch, np.zeros(4), pose)
     maker.close()
     return np.array(maker.places, np.float32).reshape(-1, 2, 3)
 

@@ -75,7 +75,8 @@ class PublishedSound:
 class PublishedTrack:
     """One face: N tokens of its windows that were seen whole, from ticks ``starts`` (N,) on.
 
-    The face is followed from tick ``first`` for ``frames`` ticks.
+    The face is followed from tick ``first`` for ``frames`` ticks; ``ages`` (frames,) as those of
+    crops.
     """
 
     id: int
@@ -83,6 +84,7 @@ class PublishedTrack:
     frames: int
     starts: npt.NDArray[np.int64]
     tokens: TokenBlocks
+    ages: FloatArray
 
 
 class FeatureStream:
@@ -156,12 +158,14 @@ class _PublishedEye:
         self._valid: npt.NDArray[np.bool_] = np.empty(0, bool)
         self._starts: list[npt.NDArray[np.int64]] = []
         self._tokens: list[TokenBlocks] = []
+        self._ages: list[FloatArray] = [np.empty(0, np.float32)]
 
     def push(self, chunk: CropChunk) -> None:
         at = self._first + self._frames - len(self._crops)  # tick of the first crop held
         crops = np.concatenate([self._crops, chunk.crops])
         valid = np.concatenate([self._valid, chunk.valid])
         self._frames += len(chunk)
+        self._ages.append(chunk.ages)
         count = max(0, len(crops) - FRAMES + 1)
         for i in range(0, count, BATCH):
             j = min(i + BATCH, count)
@@ -181,6 +185,7 @@ class _PublishedEye:
             self._frames,
             np.concatenate([np.empty(0, np.int64), *self._starts]),
             TokenBlocks.joined(self._tokens),
+            np.concatenate(self._ages),
         )
 
 
@@ -308,7 +313,7 @@ class PublishedEngine:
             places = (ticks[:, None] + shifts) % count
             tokens[at[:, None], places] = np.where(np.isfinite(rows), rows, 0)
             valid[at] = True
-            seen.append(TrackTokens(track.id, track.first, tokens, valid))
+            seen.append(TrackTokens(track.id, track.first, tokens, valid, track.ages))
         first = sound.first + middle
         one_hot = np.zeros((sound.count, count), np.float32)
         ahead = np.arange(sound.count)

@@ -33,6 +33,7 @@ class FaceRing:
         self._valid = np.empty(0, np.bool_)
         self._boxes = np.empty((0, 4), np.float32)
         self._opening = np.empty(0, np.float32)
+        self._ages = np.empty(0, np.float32)
 
     @property
     def end(self) -> int:
@@ -53,6 +54,7 @@ class FaceRing:
         self._valid = np.concatenate([self._valid, chunk.valid])
         self._boxes = np.concatenate([self._boxes, chunk.boxes])
         self._opening = np.concatenate([self._opening, chunk.opening])
+        self._ages = np.concatenate([self._ages, chunk.ages])
 
     def forget(self, before: int) -> None:
         """Drop what is older than tick ``before``, as far as it is encoded."""
@@ -61,12 +63,14 @@ class FaceRing:
             return
         self._tokens, self._valid = self._tokens[n:].copy(), self._valid[n:].copy()
         self._boxes, self._opening = self._boxes[n:].copy(), self._opening[n:].copy()
+        self._ages = self._ages[n:].copy()
         self.first += n
 
     def track(self) -> TrackTokens:
         """The tokens so far, for the score grid."""
         seen = stack_seen(self._valid, self._reach)
-        return TrackTokens(self.id, self.first, self._tokens, seen[: len(self._tokens)])
+        n = len(self._tokens)
+        return TrackTokens(self.id, self.first, self._tokens, seen[:n], self._ages[:n])
 
     def sight(self) -> TrackSight:
         """What is known of the face over the same time."""

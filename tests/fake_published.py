@@ -80,4 +80,4 @@ def chunk(engine: PublishedEngine, first: int, valid: npt.NDArray[np.bool_]) -> 
     ticks = first + np.arange(n)
     crops[:, row, 0, 0], crops[:, row, 1, 0] = ticks % 256, ticks // 256
     zeros = np.zeros(n, np.float32)
-    return CropChunk(0, first, crops, valid, np.zeros((n, 4), np.float32), zeros, zeros)
+    return CropChunk(0, first, crops, valid, np.zeros((n, 4), np.float32), zeros, zeros, zeros)

@@ -68,11 +68,13 @@ def look(
     id: int = 0,
     noise: float = 0.7,
     seed: int = 1,
+    ages_s: Floats | float = 0.0,
 ) -> TrackTokens:
-    """What the lips show from tick ``first`` on, all of it seen."""
-    times = (first + np.arange(ticks)) / 25
+    """What the lips show from tick ``first`` on, all of it seen, in pictures ``ages_s`` old."""
+    times = (first + np.arange(ticks)) / 25 - ages_s
     tokens = _unit(speaker.at(times), noise, np.random.default_rng(seed))
-    return TrackTokens(id, first, tokens, np.ones(ticks, bool))
+    ages = np.broadcast_to(ages_s, (ticks,)).astype(np.float32)
+    return TrackTokens(id, first, tokens, np.ones(ticks, bool), ages)
 
 
 def hear(

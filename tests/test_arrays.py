@@ -282,6 +282,18 @@ class TestTheSample:
         moved = default.score_arrays(**late)
         assert moved.offset_ms == pytest.approx(found.offset_ms - 200, abs=10)
 
+    @pytest.mark.parametrize("move_s", [0.0195, 0.0205, 0.03])
+    def test_where_the_ticks_lie_makes_no_difference(
+        self, default: SyncDetector, of_arrays: dict[str, Any], move_s: float
+    ) -> None:
+        found = default.score_arrays(**of_arrays)
+        pts = [t + move_s for t in of_arrays["pts"]]
+        start_s = of_arrays["audio_start_s"] + move_s
+        moved = default.score_arrays(**of_arrays | {"pts": pts, "audio_start_s": start_s})
+        assert moved.offset_ms == pytest.approx(found.offset_ms, abs=5)
+        (face,) = default.embed_video(of_arrays["frames"], pts=pts)
+        assert face.pts_seconds[10:20] == pytest.approx(pts[10:20], abs=1e-6)
+
     def test_tokens_grid_and_crops_agree(
         self, default: SyncDetector, of_arrays: dict[str, Any]
     ) -> None:

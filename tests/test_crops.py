@@ -135,7 +135,7 @@ def crops_of(
         pose = head.pose if measured is None or measured[i] else None
         box = np.array([head.x - head.scale, head.y, head.x + head.scale, head.y + i])
         patch = _cut(replace(head, jaw=0.0), luma)
-        ready = maker.push(first + i, patch, box, pose, fresh=fresh is None or fresh[i])
+        ready = maker.push(first + i, patch, box, pose, 0.0 if fresh is None or fresh[i] else 0.1)
         if ready is not None:
             out.append(ready)
     ready = maker.close()
@@ -187,7 +187,7 @@ class TestAlignment:
         patch = FacePatch.cut(Picture.of(head.draw(1920, 1080)), np.array([960.0, 520.0]), 1000.0)
         assert patch.zoom == pytest.approx(0.2)
         maker = CropMaker(0)
-        maker.push(0, patch, np.zeros(4), head.pose, fresh=True)
+        maker.push(0, patch, np.zeros(4), head.pose)
         chunk = maker.close()
         assert chunk is not None
         assert away(chunk.crops[0], wanted_crop(lips_centre())) < 0.6 * ONE_PIXEL
@@ -296,6 +296,7 @@ class TestHoles:
         fresh = [i not in (3, 4, 17) for i in range(30)]
         (chunk,) = crops_of([Head()] * 30, fresh=fresh)
         assert chunk.valid.tolist() == fresh
+        assert chunk.ages == pytest.approx([0.0 if f else 0.1 for f in fresh])
         assert away(chunk.crops[17], wanted_crop(lips_centre())) < 0.6 * ONE_PIXEL
 
     def test_no_pose_at_all_is_blank_and_not_valid(self) -> None:
@@ -346,7 +347,7 @@ class TestChunks:
         maker = CropMaker(0, chunk=20)
         head, came = Head(scale=20.0), []
         for i in range(60):
-            found = maker.push(i, head.patch, np.zeros(4), head.pose, fresh=True)
+            found = maker.push(i, head.patch, np.zeros(4), head.pose)
             if found is not None:
                 came.append((i, found.first + len(found)))
         assert came

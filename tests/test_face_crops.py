@@ -39,7 +39,7 @@ def crops(
         at = np.array(box, float)
         kept = maker.keep(Picture.of(picture), at)
         pose = POSE if measured is None or measured[i] else None
-        ready = maker.push(30 + i, kept, at, pose, fresh=fresh is None or fresh[i])
+        ready = maker.push(30 + i, kept, at, pose, 0.0 if fresh is None or fresh[i] else 0.1)
         out += [ready] if ready is not None else []
     last = maker.close()
     return [*out, last] if last is not None else out

@@ -276,6 +276,59 @@ class TestGather:
         assert estimate(a, CALIBRATION).offset_ms == pytest.approx(-100, abs=4)
 
 
+class TestAges:
+    """Pictures lie between the ticks: their own time stamps count."""
+
+    @pytest.mark.parametrize("late_ms", [0.0, -113.0, 260.0])
+    @pytest.mark.parametrize("age_ms", [-20.0, -13.0, 7.0, 20.0, 31.0])
+    @pytest.mark.parametrize(("phases", "tolerance"), [(1, 5.0), (2, 2.5)])
+    def test_age_makes_no_difference(
+        self, age_ms: float, late_ms: float, phases: int, tolerance: float
+    ) -> None:
+        speaker = Speaker(10)
+        video = look(speaker, 250, ages_s=age_ms / 1000)
+        sound = hear(speaker, 250, late_ms, phases=phases)
+        found = estimate(gather([video], sound, max_offset_ms=600), CALIBRATION)
+        assert found.offset_ms == pytest.approx(-late_ms, abs=tolerance)
+
+    @pytest.mark.parametrize("fps", [12.5, 15, 23.976, 24, 29.97, 30, 50])
+    @pytest.mark.parametrize("start_s", [0.0, 0.013, 0.02])
+    def test_any_frame_rate_and_start(self, fps: float, start_s: float) -> None:
+        speaker = Speaker(10)
+        ticks = np.arange(250) / 25
+        stamps = start_s + np.round((ticks - start_s) * fps - 1e-6) / fps
+        video = look(speaker, 250, ages_s=ticks - stamps)
+        found = estimate(gather([video], hear(speaker, 250), max_offset_ms=600), CALIBRATION)
+        assert found.offset_ms == pytest.approx(0.0, abs=3.0)
+
+    def test_scores_move_by_whole_steps_and_by_cubics_between(self) -> None:
+        track = TrackTokens(0, 0, np.ones((15, 1), np.float32), np.ones(15, bool))
+        sound = AudioTokens(-40, 2, np.zeros((120, 1), np.float32), np.ones(120, np.float32))
+        sound.tokens[:, 0] = (np.arange(120) / 100) ** 2  # a parabola: cubics are exact
+        plain, _ = window_scores(track, sound, 0, 10) or (np.empty(0), 0)
+        for steps in (1.0, 0.25, -0.5, -2.0):
+            ages = np.full(15, steps * 0.02, np.float32)
+            moved, seen = window_scores(replace(track, ages=ages), sound, 0, 10) or (plain, 0)
+            assert seen == 15
+            places = np.arange(21) - steps
+            within = (places >= 0) & (places <= 20)
+            assert np.isfinite(moved).tolist() == within.tolist()
+            wanted = np.polyval(np.polyfit(np.arange(21.0), plain, 2), places)
+            inner = (places >= 1) & (places <= 19)
+            np.testing.assert_allclose(moved[inner], wanted[inner], atol=1e-5)
+
+    def test_only_pictures_that_are_seen_count(self) -> None:
+        speaker = Speaker(4)
+        video, sound = look(speaker, 15, noise=0.0), hear(speaker, 100, noise=0.0)
+        ages = np.where(np.arange(15) < 5, 0.5, 0.0).astype(np.float32)
+        seen = np.arange(15) >= 5
+        plain = window_scores(replace(video, valid=seen), sound, 0, 10)
+        aged = window_scores(replace(video, valid=seen, ages=ages), sound, 0, 10)
+        assert plain is not None
+        assert aged is not None
+        np.testing.assert_array_equal(plain[0], aged[0])
+
+
 class TestMissingEdges:
     @pytest.mark.parametrize("late_ms", [-500, -240, 0, 240, 500])
     @pytest.mark.parametrize("cut", ["sound ends early", "sound starts late", "lips end early"])

@@ -62,6 +62,7 @@ class CropTracker:
             np.tile(np.float32([0, 0, 112, 80]), (n, 1)),
             np.linspace(0, 1, n, dtype=np.float32),
             np.full(n, 88, np.float32),
+            np.zeros(n, np.float32),
             last,
         )
 

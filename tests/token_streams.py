@@ -24,7 +24,9 @@ def random_crops(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 def chunk(crops: npt.NDArray[np.uint8], first: int = 0) -> CropChunk:
     n = len(crops)
     zeros = np.zeros(n, np.float32)
-    return CropChunk(0, first, crops, np.ones(n, bool), np.zeros((n, 4), np.float32), zeros, zeros)
+    return CropChunk(
+        0, first, crops, np.ones(n, bool), np.zeros((n, 4), np.float32), zeros, zeros, zeros
+    )
 
 
 def random_mel(count: int, seed: int = 0) -> Floats:

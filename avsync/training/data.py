@@ -93,11 +93,12 @@ def extract(
         return None
     chunks = max(tracks.values(), key=lambda cs: sum(len(c) for c in cs))
     first = chunks[0].first
+    age = float(np.mean(np.concatenate([c.ages for c in chunks])))
     stream: MelStream | None = None
     mels = []
     for piece in iter_audio(path):
         if stream is None:
-            stream = MelStream(piece.start_s)
+            stream = MelStream(piece.start_s + age)  # the pictures are taken for their ticks
         mels.append(stream.push(piece.samples))
     if stream is None:
         return None

@@ -89,9 +89,9 @@ def validate(model: SyncEncoder, clips: Sequence[ClipFeatures], *, local: int) -
 def shipped_tokens(model: SyncModel, clip: ClipFeatures) -> tuple[list[TrackTokens], AudioTokens]:
     """A cached clip through the product's own token streams; all its sound counts as speech."""
     n = len(clip.crops)
-    nothing = np.zeros(n, np.float32)
+    nothing = np.zeros((2, n), np.float32)
     chunk = CropChunk(
-        0, clip.first, clip.crops, clip.valid, np.zeros((n, 4), np.float32), clip.opening, nothing
+        0, clip.first, clip.crops, clip.valid, np.zeros((n, 4), np.float32), clip.opening, *nothing
     )
     video = VideoTokenStream(model)
     tokens = np.concatenate([*video.push(chunk), *video.close()])
