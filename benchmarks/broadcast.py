@@ -80,6 +80,7 @@ FORMS = (
 
 
 def ffmpeg(*args: object) -> None:
+    """Run it, errors to the terminal."""
     subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, args)], check=True)
 
 
@@ -95,6 +96,7 @@ def chosen(corpus: Path, clips: int) -> list[Path]:
 
 
 def main() -> None:
+    """Make the films, score and repair them, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--clips", type=int, default=10)
@@ -127,6 +129,7 @@ def repaired(detector: avsync.SyncDetector, film: Path) -> tuple[float | None, f
 
 
 def show(found: dict[str, list[tuple[float | None, float | None]]], clips: int) -> None:
+    """The table, a row a form."""
     table = Table(title=f"{clips} clips, sound {SHIFT_MS} ms late")
     for column in ("form", "answered", "offset against progressive, ms", "left after repair, ms"):
         table.add_column(column, justify="left" if column == "form" else "right")
