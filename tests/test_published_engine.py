@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,22 @@ def test_offset_has_the_right_sign_and_size(arch: str, late: int) -> None:
     assert found.offset_ms == pytest.approx(-40 * late, abs=10)  # late sound: audio lags
     assert found.agreeing >= MIN_WINDOWS
     assert 0.9 < probability(found, engine.calibration) <= 0.953  # never surer than that
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_pictures_between_the_ticks_count_by_their_stamps(arch: str) -> None:
+    engine = PublishedEngine(FakePublished(arch, width=40))
+    eye = engine.eye(0)
+    for low in range(0, 120, 40):
+        part = chunk(engine, low, np.ones(40, bool))
+        eye.push(replace(part, ages=np.full(40, 0.02, np.float32)))
+    (track,), heard = engine.compare(
+        [eye.close(3)], sound(engine, 0, 120, late=5), max_offset_ms=600
+    )
+    assert track.ages is not None
+    assert track.ages.shape == (120,)
+    found = estimate(gather([track], heard, max_offset_ms=600), engine.calibration)
+    assert found.offset_ms == pytest.approx(-220, abs=10)  # the lips are 20 ms older still
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ class TestRings:
         whole.push(CropChunk(*(getattr(last, f) for f in CropChunk.__slots__[:-1]), last=True))
         ring = FaceRing(model, chunk(crops[:5], 40))
         for i in range(0, 100, 5):
-            ring.push(chunk(crops[i : i + 5], 40 + i))
+            ages = (i + np.arange(5, dtype=np.float32)) / 10_000
+            ring.push(replace(chunk(crops[i : i + 5], 40 + i), ages=ages))
         assert ring.encoded < 140 == whole.encoded  # the last ones wait for their context
         got, want = ring.track(), whole.track()
         np.testing.assert_allclose(got.tokens, want.tokens[: len(got.tokens)], atol=1e-5)
@@ -99,6 +101,7 @@ class TestRings:
         ring.forget(60)
         assert ring.first == 60
         np.testing.assert_allclose(ring.track().tokens, got.tokens[20:], atol=0)
+        np.testing.assert_allclose(ring.track().ages, np.arange(20, len(got.tokens)) / 10_000)
         assert ring.sight().start_s == 60 / 25
         for i in range(100, 1000, 5):
             ring.push(chunk(crops[:5], 40 + i))
