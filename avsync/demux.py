@@ -46,6 +46,8 @@ MAX_GAP_S = 3600.0
 #: Pictures of more pixels than this are not decoded (8K has 33 million): a forged header asks for
 #: gigabytes.
 MAX_PIXELS = 1 << 26
+#: Pixels whose sides differ by less than this share are taken for square.
+ASPECT_SLACK = 0.03
 #: Sound of other sample rates (Hz) is left out: a forged 1 Hz would become hours of it.
 SAMPLE_RATES = (1_000, 1_536_000)
 #: How many frames without a time stamp are kept back until one with a stamp dates them.
@@ -58,7 +60,8 @@ SEEK_BACK_S = (0.0, 1.0, 4.0, 16.0, 64.0)
 class DecodeStats:
     """What decoding met on the way; ``warnings`` are sentences fit for a person.
 
-    Who sets ``enough`` ends the decoding of the picture with the next frame.
+    Who sets ``enough`` ends the decoding of the picture with the next frame. ``pixel_aspect``: how
+    much wider than high the picture's pixels are meant to be.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -66,6 +69,7 @@ class DecodeStats:
     audio_end_s: float | None = None
     bad_packets: int = 0
     enough: bool = False
+    pixel_aspect: float = 1.0
 
     def warn(self, text: str) -> None:
         """Keep a warning once."""
@@ -165,6 +169,12 @@ def pick_video(container: Any, path: str | Path) -> Any:
         if not is_attached(stream):
             return readable(stream, path)
     raise MediaReadError(f"{path}: has no video stream")
+
+
+def pixel_aspect(stream: Any) -> float:
+    """How much wider than high the pixels of a video stream are meant to be; 1 where in doubt."""
+    told = float(stream.sample_aspect_ratio or 1)
+    return told if 0.25 <= told <= 4 and abs(told - 1) > ASPECT_SLACK else 1.0
 
 
 def readable(stream: Any, path: str | Path) -> Any:

@@ -146,6 +146,7 @@ def _iter_video(
     """Yield (pts, duration, av.VideoFrame) in order of presentation, before any conversion."""
     with demux.opened(path) as container:
         stream = demux.pick_video(container, path)
+        stats.pixel_aspect = demux.pixel_aspect(stream)
         if start_s is not None:
             demux.seek_before(container, stream, start_s)
         for pts, duration, frame in demux.timed_frames(container, stream, stats):
@@ -159,9 +160,12 @@ def _iter_video(
             demux.check_end(container, stream, stats.video_end_s, "picture", stats)
 
 
-def to_rgb(frame: Any, max_side: int) -> ImageArray:
-    """A decoded frame upright as (H, W, 3) uint8 RGB, its long side at most ``max_side``."""
-    return Picture.from_frame(frame, max_side).rgb()
+def to_rgb(frame: Any, max_side: int, *, aspect: float = 1.0) -> ImageArray:
+    """A decoded frame upright as (H, W, 3) uint8 RGB, its long side at most ``max_side``.
+
+    ``aspect``: see :meth:`avsync.picture.Picture.from_frame`.
+    """
+    return Picture.from_frame(frame, max_side, aspect=aspect).rgb()
 
 
 def iter_frames(
@@ -177,8 +181,9 @@ def iter_frames(
     Raises:
         MediaNotFoundError, MediaReadError: no such file, not media, no video stream.
     """
-    for pts, duration, frame in _iter_video(path, start_s, end_s, stats or DecodeStats()):
-        yield Frame(pts, duration, to_rgb(frame, max_side))
+    stats = stats or DecodeStats()
+    for pts, duration, frame in _iter_video(path, start_s, end_s, stats):
+        yield Frame(pts, duration, to_rgb(frame, max_side, aspect=stats.pixel_aspect))
 
 
 def iter_grid_frames(
@@ -196,6 +201,7 @@ def iter_grid_frames(
     frame comes for more than 4 s do they jump. A frame may serve several ticks (low frame rate) or
     none (high frame rate); frames that serve none are never converted.
     """
+    stats = stats or DecodeStats()
     grid: FrameGrid[Any] = FrameGrid(rate)
     converted: tuple[float, Picture] | None = None
 
@@ -203,10 +209,11 @@ def iter_grid_frames(
         nonlocal converted
         for tick, pts, frame in places:
             if converted is None or converted[0] != pts:
-                converted = pts, Picture.from_frame(frame, max_side)
+                aspect = stats.pixel_aspect
+                converted = pts, Picture.from_frame(frame, max_side, aspect=aspect)
             yield GridFrame(tick, tick / rate, pts, converted[1])
 
-    for pts, duration, frame in _iter_video(path, start_s, end_s, stats or DecodeStats()):
+    for pts, duration, frame in _iter_video(path, start_s, end_s, stats):
         yield from on_ticks(grid.push(pts, duration, frame))
     yield from on_ticks(grid.close())
 

@@ -68,10 +68,15 @@ class Picture:
         return cls(rgb, (), True)
 
     @classmethod
-    def from_frame(cls, frame: Any, max_side: int) -> Picture:
-        """From an ``av.VideoFrame``, its long side scaled down to ``max_side`` at most."""
-        scale = min(1.0, max_side / max(frame.width, frame.height))
-        width = max(2, round(frame.width * scale))
+    def from_frame(cls, frame: Any, max_side: int, *, aspect: float = 1.0) -> Picture:
+        """From an ``av.VideoFrame``, its long side scaled down to ``max_side`` at most.
+
+        ``aspect``: how much wider than high a pixel of the frame is meant to be; those of the
+        picture are square, so that faces are not squeezed.
+        """
+        wide = frame.width if aspect == 1 else 2 * round(frame.width * aspect / 2)
+        scale = min(1.0, max_side / max(wide, frame.height))
+        width = max(2, round(wide * scale))
         height = max(2, round(frame.height * scale))
         turns = round(frame.rotation / 90) % 4
         area = "AREA" if scale < 1 else None
@@ -79,7 +84,7 @@ class Picture:
             rgb = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=area)
             return cls.of(np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb)
         full = frame.format.name == "yuvj420p" or frame.color_range == FULL_RANGE
-        if scale < 1:
+        if (width, height) != (frame.width, frame.height):
             frame = frame.reformat(width, height, format=frame.format.name, interpolation=area)
         planes = []
         for i, plane in enumerate(frame.planes):

@@ -64,7 +64,8 @@ class VideoSpec:
     """How the video stream is written.
 
     ``delay_s`` moves the first frame to a later instant of content time (the stream then starts
-    later than the sound). ``picture`` maps (content time, is_flash) to an RGB image.
+    later than the sound). ``picture`` maps (content time, is_flash) to an RGB image. ``aspect``: of
+    a pixel.
     """
 
     codec: str = "libx264"
@@ -75,6 +76,7 @@ class VideoSpec:
     width: int = WIDTH
     height: int = HEIGHT
     keyframe_every: int = 50
+    aspect: Fraction | None = None
     picture: Callable[[float, bool], Image] | None = None
 
 
@@ -207,6 +209,8 @@ def _prepare_video(stream: Any, spec: VideoSpec) -> None:
     if spec.codec == "libx264":
         options["bf"] = str(spec.b_frames)
     context.options = options
+    if spec.aspect is not None:
+        context.sample_aspect_ratio = spec.aspect
     if spec.rotation:
         stream.set_display_rotation(spec.rotation)
 

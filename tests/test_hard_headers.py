@@ -81,7 +81,7 @@ def test_pictures_hours_apart_make_few_ticks(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(media, "_iter_video", frames)
     blank = Picture.of(np.zeros((9, 16, 3), np.uint8))
-    monkeypatch.setattr(media.Picture, "from_frame", lambda frame, side: blank)
+    monkeypatch.setattr(media.Picture, "from_frame", lambda frame, side, aspect: blank)
     grid = list(media.iter_grid_frames("any"))
     assert len(grid) < 5 * 25 * 2
     assert [g.tick for g in grid] == sorted({g.tick for g in grid})

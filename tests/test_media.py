@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -273,7 +274,7 @@ def test_grid_of_any_stamps(steps: list[int], start: int, rate: float) -> None:
         patch.setattr(
             media.Picture,
             "from_frame",
-            lambda frame, side: media.Picture.of(np.full((1, 1, 3), frame % 256)),
+            lambda frame, side, aspect: media.Picture.of(np.full((1, 1, 3), frame % 256)),
         )
         grid = list(media.iter_grid_frames("any", rate=rate))
     ticks = [g.tick for g in grid]
@@ -326,6 +327,34 @@ def test_pictures_come_upright(
     small = next(media.iter_grid_frames(made.path, max_side=48)).image
     assert small.shape == (shape[0] // 2, shape[1] // 2, 3)
     assert (colour(small, red), colour(small, green)) == ("red", "green")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+@pytest.mark.parametrize(
+    ("aspect", "rotation", "shape"),
+    [
+        (Fraction(64, 45), 0, (64, 136, 3)),  # PAL for 16:9
+        (Fraction(8, 9), 0, (64, 86, 3)),  # NTSC for 4:3
+        (Fraction(64, 45), 90, (136, 64, 3)),
+        (Fraction(4059, 4060), 0, (64, 96, 3)),  # as good as square
+        (Fraction(1, 9), 0, (64, 96, 3)),  # not believed
+    ],
+)
+def test_pixels_come_square(
+    name: str, aspect: Fraction, rotation: int, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    if rotation and name.endswith(".ts"):
+        pytest.skip("MPEG-TS stores no rotation")
+    spec = VideoSpec(aspect=aspect, rotation=rotation, picture=lambda t, flash: corners())
+    made = write_media(tmp_path / name, video=spec, duration_s=0.4)
+    image = next(media.iter_frames(made.path)).image
+    assert image.shape == shape
+    assert image.flags.c_contiguous
+    grid = next(media.iter_grid_frames(made.path))
+    assert grid.image.shape == shape
+    assert colour(grid.image, "bl" if rotation else "tl") == "red"
+    small = next(media.iter_frames(made.path, max_side=48)).image
+    assert max(small.shape) == 48
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
