@@ -88,7 +88,7 @@ def cut(chunks: Sequence[CropChunk], first: int, last: int) -> list[CropChunk]:
     for parts in tracks.values():
         low = max(0, first - parts[0].first)
         high = last - parts[0].first
-        fields = ("crops", "valid", "boxes", "opening", "eye_px")
+        fields = ("crops", "valid", "boxes", "opening", "eye_px", "ages")
         rows = {f: np.concatenate([getattr(p, f) for p in parts]) for f in fields}
         rows = {f: values[low : max(0, high)] for f, values in rows.items()}
         if len(rows["crops"]):
