@@ -16,6 +16,7 @@ import numpy.typing as npt
 from avsync.crops import CROP_HEIGHT, CROP_WIDTH, EYE_DISTANCE_PX, CropChunk, crop_of
 from avsync.errors import InvalidArrayError
 from avsync.grid import GRID_HZ, STALE_S, FrameGrid, GridFrame, ImageArray
+from avsync.repeats import thinned
 from avsync.sound import SAMPLE_RATE, AudioPiece, SoundLine
 
 __all__ = [
@@ -139,12 +140,18 @@ def _on_grid(
     count, last, usual = 0, None, 1 / GRID_HZ
     for time_s, image in _paired(images, stamps):
         usual = usual if last is None else time_s - last
-        for tick, stamp, (number, held) in grid.push(time_s, usual, (count, image)):
+        for tick, stamp, (number, held) in grid.push(time_s, usual, (count, image), _look(image)):
             yield tick, stamp, held, number
         count, last = count + 1, time_s
     _check_spent(count, stamps, fps is not None)
     for tick, stamp, (number, held) in grid.close():
         yield tick, stamp, held, number
+
+
+def _look(image: Any) -> ImageArray | None:
+    """What :class:`FrameGrid` compares, of what may not have been checked yet."""
+    picture = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
+    return thinned(image) if picture and image.ndim in (2, 3) else None
 
 
 def grid_frames(

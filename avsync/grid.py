@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from avsync.picture import ImageArray, Picture
+from avsync.repeats import RepeatFilter
 
 __all__ = ["GRID_HZ", "STALE_S", "FrameGrid", "GridFrame", "ImageArray"]
 
@@ -50,16 +51,24 @@ class FrameGrid(Generic[_Item]):
 
     Ticks are absolute (tick 0 is time 0) and consecutive, from the first frame to the last; only
     where no frame comes for more than 4 s do they jump. A frame may serve several ticks (low frame
-    rate) or none (high frame rate).
+    rate) or none (high frame rate, repeats).
     """
 
     def __init__(self, rate: float = GRID_HZ) -> None:
         self._rate = rate
         self._held: tuple[float, float, _Item] | None = None
         self._tick = 0
+        self._repeats = RepeatFilter()
 
-    def push(self, pts: float, duration: float, item: _Item) -> Iterator[tuple[int, float, _Item]]:
-        """Add the next frame (s; stamps rise); yield (tick, pts, item) that are now settled."""
+    def push(
+        self, pts: float, duration: float, item: _Item, look: ImageArray | None = None
+    ) -> Iterator[tuple[int, float, _Item]]:
+        """Add the next frame (s; stamps rise); yield (tick, pts, item) that are now settled.
+
+        ``look``: the picture :func:`~avsync.repeats.thinned`, so that repeats are left out.
+        """
+        if look is not None and self._repeats.is_repeat(pts, look):
+            return
         far = False
         if self._held is not None:
             middle = (self._held[0] + pts) / 2

@@ -19,6 +19,7 @@ from avsync.demux import DecodeStats, seconds
 from avsync.errors import MediaReadError
 from avsync.grid import GRID_HZ, FrameGrid, GridFrame, ImageArray
 from avsync.picture import Picture
+from avsync.repeats import frame_look
 from avsync.sound import SAMPLE_RATE, AudioPiece, SoundLine
 
 __all__ = [
@@ -199,7 +200,8 @@ def iter_grid_frames(
 
     Ticks are absolute (tick 0 is time 0 of the container's clock) and consecutive; only where no
     frame comes for more than 4 s do they jump. A frame may serve several ticks (low frame rate) or
-    none (high frame rate); frames that serve none are never converted.
+    none (high frame rate, or it repeats the one before: :mod:`avsync.repeats`); frames that serve
+    none are never converted.
     """
     stats = stats or DecodeStats()
     grid: FrameGrid[Any] = FrameGrid(rate)
@@ -214,7 +216,7 @@ def iter_grid_frames(
             yield GridFrame(tick, tick / rate, pts, converted[1])
 
     for pts, duration, frame in _iter_video(path, start_s, end_s, stats):
-        yield from on_ticks(grid.push(pts, duration, frame))
+        yield from on_ticks(grid.push(pts, duration, frame, frame_look(frame)))
     yield from on_ticks(grid.close())
 
 

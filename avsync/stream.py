@@ -26,6 +26,7 @@ from avsync.engines import Engine
 from avsync.errors import InvalidArrayError, InvalidOptionError
 from avsync.grid import GRID_HZ, FrameGrid, GridFrame, ImageArray
 from avsync.media import to_rgb
+from avsync.repeats import thinned
 from avsync.result import Status, SyncResult, Tolerance, direction_of
 from avsync.rings import FaceRing, SoundRing
 from avsync.sound import SAMPLE_RATE, SoundLine
@@ -219,7 +220,7 @@ class SyncStream:
         if self._seen_s is None or time_s < self._seen_s:
             self._began_s = time_s
         self._seen_s = time_s
-        self._watch(self._grid.push(time_s, self._usual, image))
+        self._watch(self._grid.push(time_s, self._usual, image, thinned(image)))
 
     def _watch(self, places: Iterator[tuple[int, float, ImageArray]]) -> None:
         for tick, pts, image in places:

@@ -152,10 +152,10 @@ def event_picture(t: float, flash: bool, width: int = WIDTH, height: int = HEIGH
     """Return the picture at content time ``t``: white for a flash, else dim with a moving bar."""
     if flash:
         return np.full((height, width, 3), 250, np.uint8)
-    image = np.full((height, width, 3), 40, np.uint8)
-    x = int(t * 24) % (width - 8)
-    image[:, x : x + 8] = (70, 60, 90)
-    return image
+    x, columns = t * 24 % (width - 8), np.arange(width)
+    share = (np.minimum(columns + 1, x + 8) - np.maximum(columns, x)).clip(0, 1)[:, None]
+    row = 40 + share * (30, 20, 50)  # each picture differs from the one before, at any rate
+    return np.broadcast_to(row.astype(np.uint8), (height, width, 3)).copy()
 
 
 @dataclass

@@ -271,6 +271,7 @@ def test_grid_of_any_stamps(steps: list[int], start: int, rate: float) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(media, "_iter_video", frames)
+        patch.setattr(media, "frame_look", lambda _: None)
         patch.setattr(
             media.Picture,
             "from_frame",
