@@ -46,6 +46,8 @@ MAX_GAP_S = 3600.0
 #: Pictures of more pixels than this are not decoded (8K has 33 million): a forged header asks for
 #: gigabytes.
 MAX_PIXELS = 1 << 26
+#: The mark of the stream that players take.
+DEFAULT = av.stream.Disposition.default
 #: Pixels whose sides differ by less than this share are taken for square.
 ASPECT_SLACK = 0.03
 #: Sound of other sample rates (Hz) is left out: a forged 1 Hz would become hours of it.
@@ -202,7 +204,7 @@ def pick_audio(container: Any, path: str | Path, position: int | None) -> Any:
     if not streams:
         raise MediaReadError(f"{path}: has no audio stream")
     if position is None:
-        marked = (s for s in streams if s.disposition & av.stream.Disposition.default)
+        marked = (s for s in streams if s.disposition & DEFAULT)
         return readable(next(marked, streams[0]), path)
     if not 0 <= position < len(streams):
         raise InvalidOptionError(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from avsync import whole
 from avsync.arrays import MOUTH_WIDTH, grid_frames, mouth_crops, sound_pieces
+from avsync.audio_choice import noted, voiced_stream
 from avsync.blas import one_blas_thread
 from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, score_grid_of
 from avsync.engines import Engine, load_engine
@@ -93,7 +94,8 @@ class SyncDetector:
 
         Args:
             path: any file that ffmpeg reads.
-            audio_stream: which audio stream, 0 is the first; default the one marked default.
+            audio_stream: which audio stream, 0 is the first; default the one marked default, or
+                where nothing is said in it the first other in which something is (warned of).
             progress: called with the share done, 0..1.
             cuts: judge each stretch between these instants (s) by itself; a segment is listed
                 for each that carries an offset. Without, changes of offset are looked for.
@@ -118,14 +120,17 @@ class SyncDetector:
             return SyncResult(status=Status.no_video, **common)
         if not info.audio:
             return SyncResult(status=Status.no_audio, **common)
+        chosen = voiced_stream(path, info) if audio_stream is None else audio_stream
         length = info.duration_s or 0.0
         around = length > LONG_S and not (self.exhaustive or cuts)
         if around or length > WHOLE_S:
-            watcher = Watcher(self, path, info, audio_stream=audio_stream, stats=DecodeStats())
-            return watcher.score(common, around=around, cuts=cuts, progress=progress)
-        return whole.score(
-            self, path, info, common, audio_stream=audio_stream, cuts=cuts, progress=progress
-        )
+            watcher = Watcher(self, path, info, audio_stream=chosen, stats=DecodeStats())
+            result = watcher.score(common, around=around, cuts=cuts, progress=progress)
+        else:
+            result = whole.score(
+                self, path, info, common, audio_stream=chosen, cuts=cuts, progress=progress
+            )
+        return noted(result, info, chosen, asked=audio_stream is not None)
 
     @one_blas_thread
     def score_arrays(

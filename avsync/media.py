@@ -67,6 +67,7 @@ class AudioInfo:
     channels: int
     start_s: float
     language: str | None
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def probe(path: str | Path) -> MediaInfo:
                 channels=c.channels or 0,
                 start_s=seconds(s.start_time, s.time_base) or 0.0,
                 language=s.language,
+                default=bool(s.disposition & demux.DEFAULT),
             )
             for i, (s, c) in enumerate(demux.with_codecs(container.streams.audio))
         )

@@ -166,7 +166,7 @@ def fix(
         out: the new file; its ending chooses the container. None only with ``in_place``.
         offset_ms: the offset to repair, positive = audio leads (it is delayed); None measures.
         audio_stream: measure and move this audio stream (0 is the first); None measures the
-            default one and moves all.
+            default one, or where nothing is said in it another, and moves all.
         reencode_audio: encode the sound anew even where time stamps would do.
         drift: undo a drift that was measured, by resampling the sound.
         piecewise: where parts have offsets of their own (at cuts), move each by its own; the sound
@@ -225,7 +225,7 @@ def fix(
             )
         stretch = _stretch(measured) if drift else None
         if has_jumps(measured):
-            pieces = find_joins(source, measured.segments, audio_stream=audio_stream)
+            pieces = find_joins(source, measured.segments, audio_stream=measured.audio_stream)
     base = 0.0 if measured is None else 0.45
     share = 0.9 if measured is None else 0.1
     after: SyncResult | None = None

@@ -326,6 +326,8 @@ class SyncResult(Frozen):
     curve: Curve | None = None
     turns: tuple[Turn, ...] = ()
     """Who speaks when, in order; empty where that could not be told."""
+    audio_stream: int | None = Field(default=None, ge=0)
+    """Which audio stream was judged, counted from 0; None where there is none, or of arrays."""
 
     @field_validator("direction")
     @classmethod
