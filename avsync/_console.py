@@ -72,7 +72,12 @@ ToleranceOption = Annotated[
     ),
 ]
 MaxOffsetOption = Annotated[
-    float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
+    float | None,
+    typer.Option(
+        metavar="MS",
+        help="Largest offset to look for, up to 10000; by itself 600, and 5000 where nothing "
+        "stands out.",
+    ),
 ]
 AudioStreamOption = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Which audio stream, counted from 0.")

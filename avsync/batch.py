@@ -103,7 +103,7 @@ class BatchOptions:
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     tolerance: str | tuple[float, float] | Tolerance = "ebu"
-    max_offset_ms: float = 600.0
+    max_offset_ms: float | None = None
     audio_stream: int | None = None
     ray_address: str | None = None
     actor_options: Mapping[str, Any] | None = None
@@ -180,7 +180,7 @@ def plan_batch(inputs: Inputs, options: BatchOptions) -> BatchPlan:
     run = {
         "model_sha256": _model_sha(folder),
         "tolerance_ms": [tolerated.early_ms, tolerated.late_ms],
-        "max_offset_ms": float(options.max_offset_ms),
+        "max_offset_ms": None if options.max_offset_ms is None else float(options.max_offset_ms),
         "audio_stream": options.audio_stream,
     }
     targets: list[str] | list[None] = [None] * len(inputs.paths)

@@ -58,7 +58,7 @@ class DetectorOptions:
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     tolerance: str | tuple[float, float] = "ebu"
-    max_offset_ms: float = 600.0
+    max_offset_ms: float | None = None
     audio_stream: int | None = None
     detector: str = DETECTOR
 

@@ -106,7 +106,7 @@ def score(
     model: ModelOption = "default",
     provider: ProviderOption = Provider.auto,
     tolerance: ToleranceOption = "ebu",
-    max_offset_ms: MaxOffsetOption = 600.0,
+    max_offset_ms: MaxOffsetOption = None,
     audio_stream: AudioStreamOption = None,
     threads: ThreadsOption = None,
     exhaustive: Annotated[

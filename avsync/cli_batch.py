@@ -110,7 +110,7 @@ def batch(
     model: ModelOption = "default",
     provider: ProviderOption = Provider.auto,
     tolerance: ToleranceOption = "ebu",
-    max_offset_ms: MaxOffsetOption = 600.0,
+    max_offset_ms: MaxOffsetOption = None,
     audio_stream: AudioStreamOption = None,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU threads of each worker's model.")

@@ -77,7 +77,7 @@ def fix(
     tolerance: Annotated[
         str, typer.Option(metavar="NAME|EARLY,LATE", help="What counts as in sync.")
     ] = "ebu",
-    max_offset_ms: MaxOffsetOption = 600.0,
+    max_offset_ms: MaxOffsetOption = None,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:

@@ -17,7 +17,6 @@ from avsync._console import (
     AudioStreamOption,
     Exit,
     JsonLinesOption,
-    MaxOffsetOption,
     ModelOption,
     Provider,
     ProviderOption,
@@ -185,7 +184,9 @@ def evaluate_generated(
     ] = None,
     model: ModelOption = "default",
     tolerance: ToleranceOption = "ebu",
-    max_offset_ms: MaxOffsetOption = 600.0,
+    max_offset_ms: Annotated[
+        float, typer.Option(metavar="MS", help="Largest offset to look for, up to 10000.")
+    ] = 600.0,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")] = 1,
     provider: ProviderOption = Provider.auto,
     threads: ThreadsOption = None,

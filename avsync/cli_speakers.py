@@ -41,7 +41,7 @@ def speakers(
     as_json: JsonLinesOption = False,
     model: ModelOption = "default",
     provider: ProviderOption = Provider.auto,
-    max_offset_ms: MaxOffsetOption = 600.0,
+    max_offset_ms: MaxOffsetOption = None,
     audio_stream: AudioStreamOption = None,
     threads: ThreadsOption = None,
 ) -> None:

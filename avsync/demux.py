@@ -340,12 +340,19 @@ def timed_frames(
 def check_end(
     container: Any, stream: Any, end_s: float | None, what: str, stats: DecodeStats
 ) -> None:
-    """Warn when a stream ends long before the file says it does (MPEG-TS does not say)."""
-    declared = _declared_end(container, stream)
-    if end_s is None or declared is None:
+    """Warn when a stream ends long before the file says it does (MPEG-TS does not say).
+
+    Where the file says only how long it is as a whole, another stream may go on to there.
+    """
+    own = _declared_end(container, stream)
+    declared = own
+    if declared is None and container.duration:
+        declared = float((container.start_time or 0) + container.duration) * 1e-6
+    if end_s is None or declared is None or end_s >= declared - max(1.0, 0.02 * declared):
         return
-    if end_s < declared - max(1.0, 0.02 * declared):
-        stats.warn(f"the {what} ends at {end_s:.1f} s though the file declares {declared:.1f} s")
+    if own is None and _reaches(container, declared - 1):
+        return
+    stats.warn(f"the {what} ends at {end_s:.1f} s though the file declares {declared:.1f} s")
 
 
 def _declared_end(container: Any, stream: Any) -> float | None:
@@ -354,6 +361,17 @@ def _declared_end(container: Any, stream: Any) -> float | None:
         length = max(length, stream.frames)
     if length and stream.time_base:
         return float(((stream.start_time or 0) + length) * stream.time_base)
-    if container.duration:
-        return float((container.start_time or 0) + container.duration) * 1e-6
     return None
+
+
+def _reaches(container: Any, end_s: float) -> bool:
+    """Whether any stream has packets up to ``end_s``; the container is read anew from near it."""
+    try:
+        container.seek(max(0, int((end_s - 1) * 1_000_000)), backward=True)
+        for packet in container.demux():
+            at = seconds(packet.pts, packet.time_base)
+            if at is not None and at + (seconds(packet.duration, packet.time_base) or 0) >= end_s:
+                return True
+    except av.FFmpegError:
+        pass
+    return False

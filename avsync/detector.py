@@ -14,7 +14,7 @@ from avsync.arrays import MOUTH_WIDTH, grid_frames, mouth_crops, sound_pieces
 from avsync.audio_choice import noted, voiced_stream
 from avsync.blas import one_blas_thread
 from avsync.embed import Embedding, ScoreGrid, need_tokens, of_sound, of_track, score_grid_of
-from avsync.engines import Engine, load_engine
+from avsync.engines import Engine, TokenEngine, load_engine
 from avsync.errors import InvalidArrayError, InvalidOptionError
 from avsync.looks import WHOLE_S, Watcher
 from avsync.media import DecodeStats, GridFrame, MediaInfo, iter_audio, iter_grid_frames, probe
@@ -23,6 +23,7 @@ from avsync.result import Status, SyncResult, Tolerance
 from avsync.runtime import Provider
 from avsync.verdict import TrackSight
 from avsync.watch import frames_of, hear, pieces_of, reported, see, see_crops
+from avsync.wider import NEAR_MS
 
 if TYPE_CHECKING:
     from avsync.stream import SyncStream
@@ -45,7 +46,9 @@ class SyncDetector:
             faces and model take turns; with more they run at the same time.
         tolerance: what counts as in sync: ``ebu`` (+40/-60 ms, default), ``itu``,
             ``itu-acceptable``, ``atsc`` or two numbers (ms early, ms late).
-        max_offset_ms: shifts are searched within ± this, 40 to 10,000.
+        max_offset_ms: shifts are searched within ± this, 40 to 10,000. None: ± 600, and where
+            nothing stands out there ± 5,000, which asks for more evidence
+            (:mod:`avsync.wider`; published models: ± 600).
         exhaustive: look at all of a file. Without, stretches spread over a long one (longer than
             2 min) are looked at until they agree, and in a shorter one what is near speech, where
             that saves 6 s and more; ``looked_at_s`` of the result says how much.
@@ -67,7 +70,7 @@ class SyncDetector:
         provider: Provider = "auto",
         threads: int | None = None,
         tolerance: str | tuple[float, float] | Tolerance = "ebu",
-        max_offset_ms: float = 600.0,
+        max_offset_ms: float | None = None,
         exhaustive: bool = False,
         budget_s: float | None = None,
     ) -> None:
@@ -78,8 +81,9 @@ class SyncDetector:
         self.exhaustive, self.budget_s = exhaustive, budget_s
         self.overlap = min(threads or cores(), cores()) > 1
         self.tolerance = Tolerance.parse(tolerance)
-        self.max_offset_ms = _checked(max_offset_ms)
+        self.max_offset_ms = NEAR_MS if max_offset_ms is None else _checked(max_offset_ms)
         self.engine: Engine = load_engine(model, provider=provider, threads=threads)
+        self.widens = max_offset_ms is None and isinstance(self.engine, TokenEngine)
 
     @one_blas_thread
     def score(
@@ -294,7 +298,7 @@ class SyncDetector:
 
         Args:
             sample_rate: of the samples that ``push_audio`` will get, Hz.
-            max_offset_ms: default the detector's.
+            max_offset_ms: default the detector's; a stream does not search wider by itself.
             horizon_s: each estimate rests on so many seconds, 5 to 600.
             every_s: a new estimate at least so often, seconds of media.
 

@@ -28,7 +28,8 @@ class Estimate:
     """A constant offset and what speaks for it.
 
     ``offset_ms`` positive = audio leads; ``features`` feed :func:`probability`; ``agreeing``
-    counts windows whose own best shift is within 60 ms; ``curve`` (S,) is the mean score.
+    counts windows whose own best shift is within 60 ms; ``curve`` (S,) is the mean score;
+    ``clarity`` as :func:`clarity`, which the feature of that name is up to a limit.
     """
 
     offset_ms: float
@@ -36,6 +37,7 @@ class Estimate:
     agreeing: int
     windows: int
     curve: FloatArray
+    clarity: float = 0.0
 
 
 def peak(values: npt.NDArray[np.floating[Any]], best: int) -> float:
@@ -107,6 +109,7 @@ def estimate(
     margin = float(curve[best] - curve[far].max()) if far.any() else 0.0
     odds = np.log(max(mass, 1e-9)) - np.log(max(1 - mass, 1e-9))
     gap = float(total[best] - total[far].max()) if far.any() else 0.0
+    clear = clarity(float(total[best]), logs)
     return Estimate(
         offset_ms=-(place - evidence.reach) * evidence.step_ms,
         features={
@@ -114,11 +117,12 @@ def estimate(
             "gap": float(np.clip(gap / np.sqrt(len(logs)), -3, 8)),
             "agreeing_share": agreeing / len(logs),
             "margin": margin,
-            "clarity": float(np.clip(clarity(float(total[best]), logs), -3, 12)),
+            "clarity": float(np.clip(clear, -3, 12)),
         },
         agreeing=agreeing,
         windows=len(logs),
         curve=curve,
+        clarity=clear,
     )
 
 

@@ -13,12 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from avsync.look_plan import AGREEING_LOOKS, LOOK_S, agree, between, settled, spans, spread
 from avsync.media import (
     AudioPiece,
     DecodeStats,
@@ -33,6 +32,7 @@ from avsync.seams import NOBODY, Look, continued, sights_of, voices_of
 from avsync.speakers import Voices, find_voices
 from avsync.verdict import judge_evidence, sure_offset
 from avsync.watch import Seen, hear, hear_and_see, see
+from avsync.wider import first_near
 
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
@@ -46,21 +46,14 @@ WHOLE_S = 450.0
 PIECE_S = 90.0
 #: Picture and sound beyond a stretch that its windows still see (s).
 MARGIN_S = 0.72
-#: Length (s) of the stretches that are looked at in a long file, and how many there are at most
-#: where no time limit is set.
-LOOK_S = 15.0
+#: How many stretches of a long file are looked at at most where no time limit is set.
 MOST_LOOKS = 24
+#: … where a second, wider search is tried.
+WIDE_LOOKS = 8
 #: What is left between stretches that were looked at is looked at from so many windows on.
 LEAST_WINDOWS = 5
 #: Stretches without this much speech (s) are not watched.
 MIN_SPEECH_S = 2.0
-#: So many stretches must say the same, within this (ms) of a line, and span this share of the file.
-AGREEING_LOOKS = 4
-AGREE_MS = 25.0
-SPAN = 0.6
-#: Neighbours that differ by more than this (ms) are looked between, down to this distance (s).
-JUMP_MS = 50.0
-NEAR_S = 20.0
 
 Progress = Callable[[float], None]
 
@@ -71,6 +64,7 @@ class Watcher:
     Args:
         audio_stream: which audio stream, 0 is the first; None the default one.
         stats: collects what decoding met.
+        max_offset_ms: shifts are searched within ± this; default the detector's.
     """
 
     def __init__(
@@ -81,9 +75,11 @@ class Watcher:
         *,
         audio_stream: int | None,
         stats: DecodeStats,
+        max_offset_ms: float | None = None,
     ) -> None:
         self.detector, self.path, self.info = detector, path, info
         self.audio_stream, self.stats = audio_stream, stats
+        self.max_offset_ms = max_offset_ms or detector.max_offset_ms
         self.heard_any = self.watched_any = False
 
     def score(
@@ -99,12 +95,47 @@ class Watcher:
         Args:
             around: look here and there until that is enough, not at all of it.
         """
-        detector = self.detector
+        started, budget_s = time.monotonic(), self.detector.budget_s
+
+        def wide(max_offset_ms: float) -> SyncResult:
+            twin = Watcher(
+                self.detector,
+                self.path,
+                self.info,
+                audio_stream=self.audio_stream,
+                stats=DecodeStats(),
+                max_offset_ms=max_offset_ms,
+            )
+            left = None if budget_s is None else budget_s + started - time.monotonic()
+            looks = look_around(twin, budget_s=left, most=WIDE_LOOKS)
+            found = twin._judged(looks, common, around=True)
+            if around or found.offset_ms is None:
+                return found
+            return twin._judged(look_at_all(twin), common, around=False)
+
         if around:
-            looks = look_around(self, budget_s=detector.budget_s, progress=progress)
-            common = common | {"looked_at_s": sum(k.end_s - k.start_s for k in looks)}
+            looks = look_around(self, budget_s=budget_s, progress=progress)
         else:
             looks = look_at_all(self, progress)
+        result = self._judged(looks, common, around=around, cuts=cuts)
+        if self.detector.widens and not cuts:
+            result = first_near(result, wide)
+        if progress is not None:
+            progress(1.0)
+        return result
+
+    def _judged(
+        self,
+        looks: Sequence[Look],
+        common: dict[str, Any],
+        *,
+        around: bool,
+        cuts: Sequence[float] = (),
+    ) -> SyncResult:
+        detector = self.detector
+        common = common | {"max_offset_ms": self.max_offset_ms}
+        if around:
+            common = common | {"looked_at_s": sum(k.end_s - k.start_s for k in looks)}
         warned = tuple(self.stats.warnings)
         if not self.heard_any:
             reason = "the audio stream holds no sound that can be decoded"
@@ -118,7 +149,7 @@ class Watcher:
             merge(parts) if parts else None,
             sights_of(looks),
             calibration=detector.engine.calibration,
-            max_offset_ms=detector.max_offset_ms,
+            max_offset_ms=self.max_offset_ms,
             tolerance=detector.tolerance,
             common=common
             | {
@@ -129,10 +160,7 @@ class Watcher:
             unseen=lambda _: (),
             cuts=cuts,
         )
-        result = in_part(result)
-        if progress is not None:
-            progress(1.0)
-        return result
+        return in_part(result)
 
     def look(
         self, start_s: float, end_s: float | None, *, first_id: int, watch_from_s: float = 0.0
@@ -143,7 +171,7 @@ class Watcher:
         are numbered from ``first_id`` on.
         """
         detector = self.detector
-        max_offset_ms = detector.max_offset_ms
+        max_offset_ms = self.max_offset_ms
         reach = max_offset_ms / 1000 + 2 * MARGIN_S
 
         def sound(stats: DecodeStats) -> Iterator[AudioPiece]:
@@ -256,28 +284,32 @@ def look_at_all(watcher: Watcher, progress: Progress | None = None) -> list[Look
 
 
 def look_around(
-    watcher: Watcher, *, budget_s: float | None = None, progress: Progress | None = None
+    watcher: Watcher,
+    *,
+    budget_s: float | None = None,
+    progress: Progress | None = None,
+    most: int = MOST_LOOKS,
 ) -> list[Look]:
     """Stretches spread over a long file, until they agree, or the budget (s of waiting) ends.
 
     At first the middle and both ends, then what lies between. Stretches agree when their offsets
     lie on a line (a clock that drifts moves them along it). Where neighbours do not, the change
-    is looked for between them.
+    is looked for between them. Without a budget ``most`` are watched where none agree.
     """
     started = time.monotonic()
     start, length = watcher.info.start_s, watcher.info.duration_s or 0.0
     room = length - LOOK_S
-    planned = _spread()
+    planned = spread()
     looks: list[Look] = []
     claims: list[tuple[float, float]] = []
     watched, first_id = 0, 0
     while True:
-        at = _between(claims, looks) if _spans(claims, length) else None
+        at = between(claims, looks) if spans(claims, length) else None
         stretch = None if at is None else _stretch(watcher, at, looks)
         if stretch is None:
-            if _spans(claims, length) and (_agree(claims) or _settled(claims)):
+            if spans(claims, length) and (agree(claims) or settled(claims)):
                 return looks
-            if watched >= MOST_LOOKS and budget_s is None:
+            if watched >= most and budget_s is None:
                 return looks
             share = next(planned, None)
             if share is None:
@@ -316,52 +348,3 @@ def _stretch(watcher: Watcher, at: float, looks: Sequence[Look]) -> tuple[float,
 
 def _windows(look: Look) -> range:
     return range(math.ceil(look.start_s / WINDOW_S - 1e-6), math.ceil(look.end_s / WINDOW_S - 1e-6))
-
-
-def _spread() -> Iterator[float]:
-    """Places 0..1, the middle and both ends first, each later one in the widest gap."""
-    yield from (0.5, 0.03, 0.97)
-    for depth in range(2, 7):
-        steps = 2**depth
-        odd = list(range(1, steps, 2))
-        yield from (n / steps for n in [*odd[::2], *odd[1::2]])
-
-
-def _spans(claims: Sequence[tuple[float, float]], length: float) -> bool:
-    return len(claims) >= AGREEING_LOOKS and claims[-1][0] - claims[0][0] >= SPAN * length
-
-
-def _agree(claims: Sequence[tuple[float, float]]) -> bool:
-    """Whether the offsets lie on one line over time."""
-    if len(claims) < AGREEING_LOOKS:
-        return False
-    times, offsets = np.array(claims).T
-    flat = np.abs(offsets - np.median(offsets)).max()
-    line = np.polyval(np.polyfit(times, offsets, 1), times)
-    return bool(min(flat, np.abs(offsets - line).max()) <= AGREE_MS)
-
-
-def _settled(claims: Sequence[tuple[float, float]]) -> bool:
-    """Whether the offsets are runs of two and more that say the same, with jumps between."""
-    runs: list[list[float]] = []
-    for _, offset in claims:
-        if runs and abs(runs[-1][-1] - offset) <= JUMP_MS:
-            runs[-1].append(offset)
-        else:
-            runs.append([offset])
-    return all(len(run) > 1 and max(run) - min(run) <= 2 * AGREE_MS for run in runs)
-
-
-def _between(claims: Sequence[tuple[float, float]], looks: Sequence[Look]) -> float | None:
-    """Where to look for a change: the widest gap without a look between claims that differ."""
-    if _agree(claims):
-        return None
-    best, place = NEAR_S, None
-    for (a, one), (b, other) in pairwise(claims):
-        if abs(one - other) <= JUMP_MS:
-            continue
-        marks = sorted({a, b, *(k.middle_s for k in looks)})
-        for low, high in pairwise(marks):
-            if a <= low and high <= b and high - low > best + LOOK_S:
-                best, place = high - low - LOOK_S, (low + high) / 2 - LOOK_S / 2
-    return place

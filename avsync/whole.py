@@ -24,6 +24,7 @@ from avsync.result import Status, SyncResult
 from avsync.speech import SpeechGate
 from avsync.verdict import TrackSight, judge
 from avsync.watch import Seen, hear_and_see, listen
+from avsync.wider import first_near
 
 if TYPE_CHECKING:
     from avsync.detector import SyncDetector
@@ -125,23 +126,30 @@ def judged(
     """The result of what was seen and heard; tracks and sound as the engine keeps them."""
     engine = detector.engine
     share = engine.seeing
-    seen, heard = engine.compare(
-        tracks,
-        sound,
-        max_offset_ms=detector.max_offset_ms,
-        progress=progress and (lambda done: progress(min(0.99, share + (1 - share) * done))),
-    )
-    result = judge(
-        seen,
-        sights,
-        heard,
-        calibration=engine.calibration,
-        max_offset_ms=detector.max_offset_ms,
-        tolerance=detector.tolerance,
-        common=common
-        | {"speech_s": speech_s, "warnings": (*common.get("warnings", ()), *engine.warnings)},
-        cuts=cuts,
-    )
+    warnings = (*common.get("warnings", ()), *engine.warnings)
+
+    def within(max_offset_ms: float) -> SyncResult:
+        seen, heard = engine.compare(
+            tracks,
+            sound,
+            max_offset_ms=max_offset_ms,
+            progress=progress and (lambda done: progress(min(0.99, share + (1 - share) * done))),
+        )
+        known = {"speech_s": speech_s, "warnings": warnings, "max_offset_ms": max_offset_ms}
+        return judge(
+            seen,
+            sights,
+            heard,
+            calibration=engine.calibration,
+            max_offset_ms=max_offset_ms,
+            tolerance=detector.tolerance,
+            common=common | known,
+            cuts=cuts,
+        )
+
+    result = within(detector.max_offset_ms)
+    if detector.widens:
+        result = first_near(result, within)
     if progress is not None:
         progress(1.0)
     return result

@@ -40,8 +40,8 @@ from avsync.faces import mouth_chunks
 from avsync.media import DecodeStats, iter_grid_frames, probe, read_audio
 from avsync.protocol import FRAME_COUNTS as WINDOWS
 from avsync.protocol import clip_accuracy, token_rows
-from avsync.verdict import judge
 from avsync.watch import see_crops
+from avsync.whole import judged
 
 SHIFTS_MS = (-330, -90, 170, 410)
 
@@ -83,17 +83,9 @@ class Clip:
             "tolerance": self.detector.tolerance,
             "max_offset_ms": self.detector.max_offset_ms,
             "duration_s": self.info.duration_s,
-            "speech_s": speech_s,
         }
-        return audio, judge(
-            self.tracks,
-            self.sights,
-            audio,
-            calibration=self.detector.engine.calibration,
-            max_offset_ms=self.detector.max_offset_ms,
-            tolerance=self.detector.tolerance,
-            common=common,
-        )
+        seen = self.tracks, self.sights
+        return audio, judged(self.detector, *seen, audio, speech_s, common)
 
 
 def protocol(clip: Clip, audio: Any, width: int) -> dict[int, float] | None:

@@ -26,8 +26,8 @@ from avsync.crops import CropChunk
 from avsync.estimates import estimate
 from avsync.media import AudioPiece, iter_grid_frames, read_audio
 from avsync.offsets import gather
-from avsync.verdict import judge
 from avsync.watch import hear, see_crops
+from avsync.whole import judged
 
 if TYPE_CHECKING:
     from accuracy import Clip
@@ -165,19 +165,10 @@ def _judged(
         "tolerance": detector.tolerance,
         "max_offset_ms": detector.max_offset_ms,
         "duration_s": count / 25,
-        "speech_s": speech_s,
     }
-    options = {"max_offset_ms": detector.max_offset_ms}
-    result = judge(
-        tracks,
-        sights,
-        audio,
-        calibration=engine.calibration,
-        tolerance=detector.tolerance,
-        common=common,
-        **options,
-    )
-    evidence = gather(tracks, audio, **options) if tracks else None
+    result = judged(detector, tracks, sights, audio, speech_s, common)
+    reach = result.max_offset_ms
+    evidence = gather(tracks, audio, max_offset_ms=reach) if tracks else None
     if evidence is None or not len(evidence):
         return result, None, None
     best = estimate(evidence, engine.calibration)

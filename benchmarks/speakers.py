@@ -33,7 +33,8 @@ from avsync import SyncDetector
 from avsync.media import DecodeStats, probe
 from avsync.offsets import AudioTokens, TrackTokens
 from avsync.result import SyncResult
-from avsync.verdict import TrackSight, judge
+from avsync.verdict import TrackSight
+from avsync.whole import judged
 
 TURN = 75
 EDGE_S = 0.3
@@ -120,20 +121,8 @@ def answer(detector: SyncDetector, faces: list[TrackTokens], sound: AudioTokens)
         TrackSight(f.id, 0.0, len(f.tokens) / 25, 100.0, (0, 0, 100, 100), 0.05, 10.0)
         for f in faces
     ]
-    common: dict[str, Any] = {
-        "path": "scene",
-        "model": detector.engine.name,
-        "speech_s": float(sound.speech.sum()) / 50,
-    }
-    return judge(
-        faces,
-        sights,
-        sound,
-        calibration=detector.engine.calibration,
-        max_offset_ms=detector.max_offset_ms,
-        tolerance=detector.tolerance,
-        common=common,
-    )
+    common = {"path": "scene", "model": detector.engine.name, "tolerance": detector.tolerance}
+    return judged(detector, faces, sights, sound, float(sound.speech.sum()) / 50, common)
 
 
 def in_step(detector: SyncDetector, talker: Talker) -> Talker | None:

@@ -5,8 +5,9 @@
 Each clip of at least 2 s is followed and heard once; the tokens are kept in ``--tokens`` (those of
 one model and version only: empty it when either changes). Each face then gets the sound of
 ``--strangers`` clips of other speakers in place of its own, and is judged by the product's verdict;
-the longer of both is cut. For comparison: its own sound. Prints how many are given an offset, by
-the length of what is judged.
+the longer of both is cut. For comparison: its own sound, as it is and moved by FAR_S either way, so
+that the wide search has to find it. Prints how many are given an offset, by the length of what is
+judged, and how many of the offsets that were moved are off by more than 40 ms.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from avsync import SyncDetector
 from avsync.offsets import AudioTokens
 
 LENGTHS_S = (2, 4, 8, 16, 1000)
+FAR_S = (0.9, 1.7, 3.3, 4.5)
 
 
 def with_sound(face: Talker, other: Talker) -> tuple[Talker, int]:
@@ -32,6 +36,17 @@ def with_sound(face: Talker, other: Talker) -> tuple[Talker, int]:
     count = min(len(face.face.tokens), len(other.face.tokens))
     sound = AudioTokens(0, 2, other.sound.tokens[: 2 * count], other.sound.speech[: 2 * count])
     return Talker(cut(face.face, count, 0), sound), count
+
+
+def far(detector: SyncDetector, talker: Talker) -> Iterator[tuple[bool, bool]]:
+    """Whether an offset is given, and the right one, where the own sound is moved by FAR_S."""
+    plain = answer(detector, [talker.face], talker.sound).offset_ms
+    for seconds in FAR_S if plain is not None else ():
+        for steps in (round(50 * seconds), -round(50 * seconds)):
+            sound = replace(talker.sound, first=talker.sound.first + steps)
+            found = answer(detector, [talker.face], sound).offset_ms
+            right = found is not None and abs(found - plain + 20 * steps) <= 40
+            yield found is not None, right
 
 
 def main() -> None:
@@ -47,6 +62,7 @@ def main() -> None:
     talkers = [(str(row["speaker"] or row["source"]), t) for row, t in clips if t is not None]
     rng = np.random.default_rng(0)
     said: dict[tuple[str, int], list[bool]] = defaultdict(list)
+    wrong = 0
     for name, face in talkers:
         others = [other for who, other in talkers if who != name]
         picked = [others[i] for i in rng.permutation(len(others))[: options.strangers]]
@@ -57,6 +73,11 @@ def main() -> None:
                 length = next(s for s in LENGTHS_S[1:] if count < 25 * s)
                 said[kind, length].append(claimed)
                 said[kind, 0].append(claimed)
+        for claimed, right in far(detector, face):
+            length = next(s for s in LENGTHS_S[1:] if len(face.face.tokens) < 25 * s)
+            said["own, moved", length].append(claimed)
+            said["own, moved", 0].append(claimed)
+            wrong += claimed and not right
     table = Table(title=f"given an offset, of {len(talkers)} clips")
     spans = {0: "all"} | {
         b: f"{a} to {b} s" if b < 1000 else f"{a} s and more"
@@ -64,12 +85,13 @@ def main() -> None:
     }
     for column in ("sound", *spans.values()):
         table.add_column(column)
-    for kind in ("own", "another's"):
+    for kind in ("own", "own, moved", "another's"):
         cells = [said[kind, s] for s in spans]
         table.add_row(
             kind, *(f"{sum(c)} of {len(c)} ({np.mean(c):.1%})" if c else "–" for c in cells)
         )
     Console(width=130).print(table)
+    Console().print(f"moved by {FAR_S} s either way: {wrong} of the offsets given are wrong")
 
 
 if __name__ == "__main__":

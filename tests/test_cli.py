@@ -216,7 +216,7 @@ def test_options_reach_the_detector(run: Run) -> None:
         "provider": "auto",
         "threads": None,
         "tolerance": "ebu",
-        "max_offset_ms": 600.0,
+        "max_offset_ms": None,
         "exhaustive": False,
         "budget_s": None,
     }

@@ -41,7 +41,15 @@ def verdict(ticks: int, spoken: int, *, seed: int) -> tuple[SyncResult, float]:
 
 @pytest.mark.parametrize(
     ("windows", "shifts", "least"),
-    [(3, 63, 5.3), (6, 63, 6.0), (100, 63, 6.0), (100, 2003, 6.0), (3, 13, 3.57), (6, 31, 5.03)],
+    [
+        (3, 63, 5.3),
+        (6, 63, 6.0),
+        (100, 63, 6.0),
+        (100, 503, 9.48),
+        (3, 503, 12.95),
+        (3, 13, 3.57),
+        (6, 31, 5.03),
+    ],
 )
 def test_clarity_that_is_needed(windows: int, shifts: int, least: float) -> None:
     assert _needed_clarity(windows, shifts) == pytest.approx(least, abs=0.01)

@@ -17,7 +17,8 @@ from avsync import looks
 from avsync._console import parse_seconds
 from avsync.detector import SyncDetector
 from avsync.errors import InvalidOptionError
-from avsync.looks import LOOK_S, MOST_LOOKS, look_around, look_at_all
+from avsync.look_plan import LOOK_S
+from avsync.looks import MOST_LOOKS, look_around, look_at_all
 from avsync.offsets import Evidence, merge
 from avsync.runtime import read_graphs
 from avsync.seams import NOBODY, Look, continued

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import factory
 import numpy as np
 import pytest
@@ -177,3 +178,28 @@ def test_silence_is_zeros(tmp_path: Path) -> None:
     sound = media.read_audio(made.path)
     assert len(sound.samples) == pytest.approx(16_000, abs=400)
     assert float(np.abs(sound.samples).max()) < 1e-4
+
+
+@pytest.mark.parametrize("ending", ["mkv", "ts", "mp4"])
+def test_a_picture_that_ends_before_the_sound_is_no_damage(ending: str, tmp_path: Path) -> None:
+    made = write_media(tmp_path / f"a.{ending}")
+    longer = tmp_path / f"b.{ending}"
+    with av.open(str(made.path)) as film, av.open(str(longer), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in film.streams}
+        for packet in film.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "video" and packet.pts * packet.time_base > 1.6:
+                continue
+            packet.stream = streams[packet.stream.index]
+            out.mux(packet)
+
+    def told() -> list[str]:
+        stats = media.DecodeStats()
+        assert len(list(media.iter_frames(longer, stats=stats))) > 10
+        return [w for w in stats.warnings if "file declares" in w or "breaks off" in w]
+
+    assert told() == []
+    if ending == "mkv":
+        spoil.truncate(longer, 0.5)
+        assert told() != []
