@@ -118,7 +118,7 @@ class Watcher:
         else:
             looks = look_at_all(self, progress)
         result = self._judged(looks, common, around=around, cuts=cuts)
-        if self.detector.widens and not cuts:
+        if self.detector.widens and not cuts and result.offset_ms is None:
             result = first_near(result, wide)
         if progress is not None:
             progress(1.0)

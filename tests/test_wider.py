@@ -15,9 +15,9 @@ from avsync import Status, SyncDetector, SyncResult, looks, whole
 from avsync.engines import TokenEngine
 from avsync.looks import WIDE_LOOKS, Watcher
 from avsync.media import DecodeStats, iter_frames, probe, read_audio
-from avsync.result import Tolerance
+from avsync.result import Segment, Tolerance
 from avsync.verdict import TrackSight
-from avsync.wider import WIDE_MS, first_near
+from avsync.wider import SURE_WINDOWS, WIDE_MS, first_near
 
 SIGHT = TrackSight(0, 0.0, 20.0, 100.0, (0, 0, 100, 100), 0.05, 20.0)
 
@@ -65,7 +65,7 @@ class TestJudged:
 def result(status: Status, **more: Any) -> SyncResult:
     if status.judged:
         offset_ms = 0.0 if status is Status.in_sync else 2000.0
-        more |= {"offset_ms": offset_ms, "probability": 0.9, "windows": 4}
+        more = {"offset_ms": offset_ms, "probability": 0.9, "windows": SURE_WINDOWS} | more
     if status is Status.drift:
         more["drift_ms_per_min"] = 20.0
     return SyncResult(path="a", status=status, model="m", **more)
@@ -75,6 +75,31 @@ def result(status: Status, **more: Any) -> SyncResult:
 def test_only_what_is_open_is_searched_for(status: Status) -> None:
     near = result(status)
     assert first_near(near, lambda ms: pytest.fail(f"searched to {ms}")) is near
+
+
+class TestThin:
+    """An offset that rests on few windows must stand among the shifts of the wide search too."""
+
+    NEAR = result(Status.out_of_sync, windows=4)
+
+    def test_confirmed(self) -> None:
+        far = result(Status.out_of_sync, windows=4, offset_ms=2030.0, max_offset_ms=WIDE_MS)
+        assert first_near(self.NEAR, lambda _: far) is self.NEAR
+        apart = far.model_copy(update={"offset_ms": -900.0, "segments": self.segments(2000.0)})
+        assert first_near(self.NEAR, lambda _: apart) is self.NEAR
+
+    def segments(self, offset_ms: float) -> tuple[Segment, ...]:
+        return (Segment(start_s=0, end_s=3, offset_ms=offset_ms, probability=0.9, track=0),)
+
+    def test_not_confirmed(self) -> None:
+        far = result(Status.ambiguous, max_offset_ms=WIDE_MS)
+        assert first_near(self.NEAR, lambda _: far) is far
+
+    def test_another_one_stands_out_farther(self) -> None:
+        far = result(Status.out_of_sync, windows=5, offset_ms=-3000.0, max_offset_ms=WIDE_MS)
+        found = first_near(self.NEAR, lambda _: far)
+        assert found.offset_ms == -3000.0
+        assert found.warnings == ("nothing stood out within ±600 ms; searched to ±5000 ms",)
 
 
 class TestLongFiles:

@@ -234,17 +234,21 @@ def _own_offsets(
 def export(
     data: Data,
     cache: Cache,
-    checkpoint: Annotated[Path, typer.Option(help="A run's state.pt, or a landed checkpoint.")],
+    checkpoint: Annotated[
+        list[Path],
+        typer.Option(help="A run's state.pt, or a landed checkpoint; of several the mean."),
+    ],
     out: Annotated[Path, typer.Option(help="Model folder.")] = Path("models"),
     name: Annotated[str, typer.Option()] = "avsync-base-1",
 ) -> None:
     """Export to ONNX, calibrate on the dev split, keep a small checkpoint."""
     from avsync.runtime import Calibration
     from avsync.training.calibrate import FEATURES, NO_WEIGHTS
-    from avsync.training.export import export_model, load_weights, save_weights
+    from avsync.training.export import export_model, load_weights, mean_weights, save_weights
 
+    mean = mean_weights(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    save_weights(load_weights(checkpoint), out / "checkpoint.pt")
+    save_weights(mean, out / "checkpoint.pt")
     model = load_weights(out / "checkpoint.pt")  # export what is kept, half precision and all
     blank = Calibration(scale=20, features=FEATURES, weights=NO_WEIGHTS, method="not calibrated")
     worst = export_model(model, out, name=name, calibration=blank)

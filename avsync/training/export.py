@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from avsync.training.encoder import (
 )
 from avsync.training.halve import eighth, halve
 
-__all__ = ["export_model", "load_weights", "save_weights"]
+__all__ = ["export_model", "load_weights", "mean_weights", "save_weights"]
 
 OPSET = 17
 PARITY = 1e-4
@@ -98,6 +99,30 @@ def load_weights(file: Path) -> SyncEncoder:
     except Exception as err:  # torch raises many kinds for a bad file
         raise AVSyncError(f"{file}: not a checkpoint of this model ({err})") from err
     return model.eval()
+
+
+def mean_weights(files: Sequence[Path]) -> SyncEncoder:
+    """The model whose weights, and running means, are the mean of those in ``files``.
+
+    Runs that began from the same weights lie near enough to one another for that; their mean is
+    as a rule better than each. One named twice counts twice.
+
+    Raises:
+        AVSyncError: not such files, or networks of different shapes.
+    """
+    models = [load_weights(file) for file in files]
+    if not models:
+        raise AVSyncError("no checkpoints to take the mean of: name one at least")
+    for file, model in zip(files, models, strict=True):
+        if model.config != models[0].config:
+            raise AVSyncError(f"{file}: its network is not that of {files[0]}; no mean of both")
+    states = [model.state_dict() for model in models]
+    mean = {
+        k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v
+        for k, v in states[0].items()
+    }
+    models[0].load_state_dict(mean)
+    return models[0]
 
 
 def _floats(weights: dict[str, Tensor]) -> dict[str, Tensor]:

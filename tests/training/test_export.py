@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -20,7 +21,12 @@ from avsync.errors import AVSyncError  # noqa: E402
 from avsync.runtime import Calibration, SyncModel  # noqa: E402
 from avsync.training import export  # noqa: E402
 from avsync.training.encoder import EncoderConfig, SyncEncoder  # noqa: E402
-from avsync.training.export import export_model, load_weights, save_weights  # noqa: E402
+from avsync.training.export import (  # noqa: E402
+    export_model,
+    load_weights,
+    mean_weights,
+    save_weights,
+)
 
 SMALL = EncoderConfig(
     video_channels=(4, 6, 8, 10), audio_channels=(4, 6, 8), dim=16, local_dim=6, context_dim=10
@@ -221,3 +227,32 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.trap,))
+
+
+class TestMean:
+    def test_of_weights_one_named_twice_counts_twice(
+        self, encoder: SyncEncoder, tmp_path: Path
+    ) -> None:
+        other = copy.deepcopy(encoder)
+        with torch.no_grad():
+            for value in other.parameters():
+                value += 0.3
+        files = [tmp_path / "one.pt", tmp_path / "other.pt"]
+        for file, model in zip(files, (encoder, other), strict=True):
+            save_weights(model, file)
+        one, two = (load_weights(file).state_dict() for file in files)
+        mean = mean_weights([files[0], files[1], files[1]]).state_dict()
+        assert mean.keys() == one.keys()
+        for name, value in mean.items():
+            wanted = (one[name] + 2 * two[name]) / 3
+            torch.testing.assert_close(value.float(), wanted.float(), atol=1e-6, rtol=1e-5)
+
+    def test_of_other_networks_or_of_none_is_refused(
+        self, encoder: SyncEncoder, tmp_path: Path
+    ) -> None:
+        save_weights(encoder, tmp_path / "one.pt")
+        save_weights(SyncEncoder(EncoderConfig(video_channels=(8, 8, 8, 8))), tmp_path / "two.pt")
+        with pytest.raises(AVSyncError, match=r"two\.pt: its network is not that of"):
+            mean_weights([tmp_path / "one.pt", tmp_path / "two.pt"])
+        with pytest.raises(AVSyncError, match="name one at least"):
+            mean_weights([])
