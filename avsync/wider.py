@@ -5,7 +5,7 @@ more that look right by chance: so the wide search comes second, and asks for mo
 (``MIN_CLARITY`` in :mod:`avsync.verdict`). It also knows better what chance can do: of 4,320
 pairs of a face and another's voice 17 were given an offset by the usual search, one of them stands
 among the shifts of the wide one too; of 106 own voices 104 do. So what rests on three or four
-windows, as 13 of the 17 did, must stand there too. (From five on too many right ones would be lost.)
+windows, as 13 of the 17 did, must stand there too. From five on too many right ones would be lost.
 """
 
 from __future__ import annotations
