@@ -80,6 +80,7 @@ def test_pictures_hours_apart_make_few_ticks(monkeypatch: pytest.MonkeyPatch) ->
         yield from ((t, 0.04, None) for t in stamps)
 
     monkeypatch.setattr(media, "_iter_video", frames)
+    monkeypatch.setattr(media, "frame_look", lambda frame: None)
     blank = Picture.of(np.zeros((9, 16, 3), np.uint8))
     monkeypatch.setattr(media.Picture, "from_frame", lambda frame, side, aspect: blank)
     grid = list(media.iter_grid_frames("any"))

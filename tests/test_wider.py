@@ -15,7 +15,7 @@ from avsync import Status, SyncDetector, SyncResult, looks, whole
 from avsync.engines import TokenEngine
 from avsync.looks import WIDE_LOOKS, Watcher
 from avsync.media import DecodeStats, iter_frames, probe, read_audio
-from avsync.result import Segment, Tolerance
+from avsync.result import Curve, Segment, Tolerance
 from avsync.verdict import TrackSight
 from avsync.wider import SURE_WINDOWS, WIDE_MS, first_near
 
@@ -94,6 +94,17 @@ class TestThin:
     def test_not_confirmed(self) -> None:
         far = result(Status.ambiguous, max_offset_ms=WIDE_MS)
         assert first_near(self.NEAR, lambda _: far) is far
+
+    @pytest.mark.parametrize(
+        ("peak_ms", "probability", "kept"),
+        [(1990.0, 0.9, True), (1990.0, 0.7, False), (0.0, 0.9, False)],
+    )
+    def test_too_few_windows_agree_but_the_curve_does(
+        self, peak_ms: float, probability: float, kept: bool
+    ) -> None:
+        curve = Curve(shift_ms=(-3000.0, peak_ms, 3000.0), score=(0.1, 0.4, 0.2))
+        far = result(Status.ambiguous, probability=probability, curve=curve)
+        assert (first_near(self.NEAR, lambda _: far) is self.NEAR) == kept
 
     def test_another_one_stands_out_farther(self) -> None:
         far = result(Status.out_of_sync, windows=5, offset_ms=-3000.0, max_offset_ms=WIDE_MS)
