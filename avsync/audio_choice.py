@@ -23,7 +23,7 @@ _OPEN = (Status.ambiguous, Status.no_speech, Status.not_speaking, Status.no_audi
 
 def default_stream(info: MediaInfo) -> int:
     """Position of the audio stream that players take."""
-    return next((a.position for a in info.audio if a.default), 0)
+    return next(a.position for a in info.audio if a.default)
 
 
 def voiced_stream(path: str | Path, info: MediaInfo) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "DecodeStats",
     "check_end",
     "decode",
+    "default_audio",
     "first_key_packet",
     "is_attached",
     "opened",
@@ -46,8 +47,6 @@ MAX_GAP_S = 3600.0
 #: Pictures of more pixels than this are not decoded (8K has 33 million): a forged header asks for
 #: gigabytes.
 MAX_PIXELS = 1 << 26
-#: The mark of the stream that players take.
-DEFAULT = av.stream.Disposition.default
 #: Pixels whose sides differ by less than this share are taken for square.
 ASPECT_SLACK = 0.03
 #: Sound of other sample rates (Hz) is left out: a forged 1 Hz would become hours of it.
@@ -193,6 +192,13 @@ def readable(stream: Any, path: str | Path) -> Any:
     return stream
 
 
+def default_audio(container: Any) -> int:
+    """Position, among the audio streams, of the one that players take: marked default or first."""
+    marked = av.stream.Disposition.default
+    streams = container.streams.audio
+    return next((i for i, s in enumerate(streams) if s.disposition & marked), 0)
+
+
 def pick_audio(container: Any, path: str | Path, position: int | None) -> Any:
     """Return the audio stream at ``position``; without one the default stream, else the first.
 
@@ -204,8 +210,7 @@ def pick_audio(container: Any, path: str | Path, position: int | None) -> Any:
     if not streams:
         raise MediaReadError(f"{path}: has no audio stream")
     if position is None:
-        marked = (s for s in streams if s.disposition & DEFAULT)
-        return readable(next(marked, streams[0]), path)
+        position = default_audio(container)
     if not 0 <= position < len(streams):
         raise InvalidOptionError(
             f"{path}: audio stream {position} was asked for; it has {len(streams)} (0 is the first)"

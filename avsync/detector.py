@@ -47,8 +47,8 @@ class SyncDetector:
         tolerance: what counts as in sync: ``ebu`` (+40/-60 ms, default), ``itu``,
             ``itu-acceptable``, ``atsc`` or two numbers (ms early, ms late).
         max_offset_ms: shifts are searched within ± this, 40 to 10,000. None: ± 600, and where
-            nothing stands out there ± 5,000, which asks for more evidence
-            (:mod:`avsync.wider`; published models: ± 600).
+            nothing stands out there, or few windows agree, ± 5,000, which asks for more
+            evidence (:mod:`avsync.wider`; published models: ± 600).
         exhaustive: look at all of a file. Without, stretches spread over a long one (longer than
             2 min) are looked at until they agree, and in a shorter one what is near speech, where
             that saves 6 s and more; ``looked_at_s`` of the result says how much.

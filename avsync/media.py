@@ -58,7 +58,10 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """An audio stream; ``position`` counts audio streams only (what ``--audio-stream`` takes)."""
+    """An audio stream; ``position`` counts audio streams only (what ``--audio-stream`` takes).
+
+    ``default``: it is the one that players take.
+    """
 
     index: int
     position: int
@@ -98,6 +101,7 @@ def probe(path: str | Path) -> MediaInfo:
         MediaNotFoundError: no such file. MediaReadError: not media.
     """
     with demux.opened(path) as container:
+        chosen = demux.default_audio(container)
         video = tuple(
             VideoInfo(
                 index=s.index,
@@ -119,7 +123,7 @@ def probe(path: str | Path) -> MediaInfo:
                 channels=c.channels or 0,
                 start_s=seconds(s.start_time, s.time_base) or 0.0,
                 language=s.language,
-                default=bool(s.disposition & demux.DEFAULT),
+                default=i == chosen,
             )
             for i, (s, c) in enumerate(demux.with_codecs(container.streams.audio))
         )

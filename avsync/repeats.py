@@ -38,24 +38,27 @@ MIN_PICTURES = 8
 
 def thinned(luma: npt.NDArray[Any]) -> ImageArray:
     """(h, w) uint8 of (H, W[, 3]): every n-th row and column, about ROWS rows; a copy."""
+    return np.array(_every_nth(luma), np.uint8, order="C")
+
+
+def _every_nth(luma: npt.NDArray[Any]) -> npt.NDArray[Any]:
     step = max(1, min(luma.shape[:2]) // ROWS)
-    out = luma[::step, ::step] if luma.ndim == 2 else luma[::step, ::step, luma.shape[2] // 2]
-    return np.array(out, np.uint8, order="C")
+    return luma[::step, ::step] if luma.ndim == 2 else luma[::step, ::step, luma.shape[2] // 2]
 
 
 def frame_look(frame: Any) -> ImageArray | None:
     """An ``av.VideoFrame``'s first plane, :func:`thinned`; None where its numbers are not known."""
-    name, parts, plane = frame.format.name, frame.format.components, frame.planes[0]
-    bits = parts[0].bits
-    wide = frame.width * sum(part.plane == 0 for part in parts)
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height]
-    if bits == 8:
-        return thinned(rows[:, :wide])
-    if not 8 < bits <= 16 or not name.endswith("le"):
+    form, plane = frame.format, frame.planes[0]
+    bits = form.components[0].bits
+    if bits < 8 or (bits > 8 and not form.name.endswith("le")):
         return None
-    deep = rows.view("<u2")[:, :wide]
-    step = max(1, min(deep.shape) // ROWS)
-    return np.asarray(deep[::step, ::step] >> (8 if name.startswith("p0") else bits - 8), np.uint8)
+    packed = len(frame.planes) == 1  # as bgr0, whose fourth byte is no component
+    wide = frame.width * (form.padded_bits_per_pixel if packed else 8 if bits == 8 else 16) // 8
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, :wide]
+    if bits == 8:
+        return thinned(rows)
+    shift = 8 if form.name.startswith("p0") else bits - 8
+    return np.asarray(_every_nth(rows.view("<u2")) >> shift, np.uint8)
 
 
 class RepeatFilter:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from avsync.result import Status, SyncResult
+from avsync.verdict import SAME_MS
 
 __all__ = ["NEAR_MS", "SURE_WINDOWS", "WIDE_MS", "first_near"]
 
@@ -22,7 +23,6 @@ WIDE_MS = 5000.0
 #: An offset on which fewer windows agree must stand out in the wide search too, within SAME_MS and
 #: as probable as this.
 SURE_WINDOWS = 5
-SAME_MS = 40.0
 PROBABLE = 0.8
 
 

@@ -81,7 +81,6 @@ class Clip:
             "path": str(self.path),
             "model": self.detector.engine.name,
             "tolerance": self.detector.tolerance,
-            "max_offset_ms": self.detector.max_offset_ms,
             "duration_s": self.info.duration_s,
         }
         seen = self.tracks, self.sights

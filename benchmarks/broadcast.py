@@ -128,6 +128,16 @@ def repaired(detector: avsync.SyncDetector, film: Path) -> tuple[float | None, f
     return done.offset_ms, done.residual_ms
 
 
+def against(offsets: list[float | None], plain: list[float | None]) -> tuple[str, str]:
+    """How many are answered, and how far they are from the plain ones: median, least, most."""
+    pairs = zip(offsets, plain, strict=True)
+    apart = [o - p for o, p in pairs if o is not None and p is not None]
+    return (
+        f"{sum(o is not None for o in offsets)} of {len(plain)}",
+        f"{np.median(apart):+.0f} ({min(apart):+.0f} to {max(apart):+.0f})" if apart else "-",
+    )
+
+
 def show(found: dict[str, list[tuple[float | None, float | None]]], clips: int) -> None:
     """The table, a row a form."""
     table = Table(title=f"{clips} clips, sound {SHIFT_MS} ms late")
@@ -135,13 +145,10 @@ def show(found: dict[str, list[tuple[float | None, float | None]]], clips: int) 
         table.add_column(column, justify="left" if column == "form" else "right")
     plain = [offset for offset, _ in found[FORMS[0].name]]
     for name, answers in found.items():
-        pairs = zip(answers, plain, strict=True)
-        apart = [a[0] - p for a, p in pairs if a[0] is not None and p is not None]
         left = [abs(a[1]) for a in answers if a[1] is not None]
         table.add_row(
             name,
-            f"{sum(a[0] is not None for a in answers)} of {clips}",
-            f"{np.median(apart):+.0f} ({min(apart):+.0f} to {max(apart):+.0f})" if apart else "-",
+            *against([offset for offset, _ in answers], plain),
             f"{max(left):.0f} at most" if left else "-",
         )
     Console().print(table)

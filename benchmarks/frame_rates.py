@@ -4,7 +4,7 @@
 
 Needs the ffmpeg command. Dev clips of 25 frames a second that are known to be in sync lose
 pictures, those that stay keep their own time stamps, so that the offset stays what it was; or they
-get another rate as converters give it (``-r``). Printed is by how much each answer differs from
+get another rate as ffmpeg's ``fps`` gives it. Printed is by how much each answer differs from
 that of the same clip whole.
 """
 
@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from broadcast import chosen, ffmpeg
+from broadcast import against, chosen, ffmpeg
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -78,13 +77,7 @@ def show(found: dict[str, list[float | None]]) -> None:
     for column in ("pictures a second", "answered", "offset against the whole clip, ms"):
         table.add_column(column, justify="left" if column == "pictures a second" else "right")
     for name, answers in found.items():
-        pairs = zip(answers, plain, strict=True)
-        apart = [a - p for a, p in pairs if a is not None and p is not None]
-        table.add_row(
-            name,
-            f"{sum(a is not None for a in answers)} of {len(plain)}",
-            f"{np.median(apart):+.0f} ({min(apart):+.0f} to {max(apart):+.0f})" if apart else "-",
-        )
+        table.add_row(name, *against(answers, plain))
     Console().print(table)
 
 

@@ -163,12 +163,10 @@ def _judged(
         "path": str(clip.path),
         "model": engine.name,
         "tolerance": detector.tolerance,
-        "max_offset_ms": detector.max_offset_ms,
         "duration_s": count / 25,
     }
     result = judged(detector, tracks, sights, audio, speech_s, common)
-    reach = result.max_offset_ms
-    evidence = gather(tracks, audio, max_offset_ms=reach) if tracks else None
+    evidence = gather(tracks, audio, max_offset_ms=result.max_offset_ms) if tracks else None
     if evidence is None or not len(evidence):
         return result, None, None
     best = estimate(evidence, engine.calibration)

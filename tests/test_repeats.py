@@ -83,7 +83,18 @@ class TestFilter:
 
 class TestLook:
     @pytest.mark.parametrize(
-        "form", ["yuv420p", "yuvj420p", "nv12", "yuv422p10le", "p010le", "rgb24", "gray"]
+        "form",
+        [
+            "yuv420p",
+            "yuvj420p",
+            "nv12",
+            "yuv422p10le",
+            "p010le",
+            "rgb24",
+            "bgr0",
+            "yuyv422",
+            "gray",
+        ],
     )
     def test_any_layout_tells_repeats_from_others(self, form: str) -> None:
         one, two = (
@@ -93,7 +104,7 @@ class TestLook:
         assert one is not None
         assert two is not None
         assert one.dtype == np.uint8
-        assert one.shape in ((72, 96), (72, 288))
+        assert one.shape == (72, {"rgb24": 288, "bgr0": 384, "yuyv422": 192}.get(form, 96))
         assert np.abs(one.astype(int) - two).max() > 50
 
     def test_large_pictures_are_thinned(self) -> None:
